@@ -1,0 +1,130 @@
+"""What a pass decided: a closed union of actions, each with its reason, and what each workload waits on.
+
+An action is so exact that carrying it out leaves nothing to choose.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+
+from kakuri.model import EventDraft, WorkloadSpec, WorkloadStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A new allocation row, bound to a node; its start is sent after the commit."""
+
+    allocation_id: str
+    workload_id: str
+    workload_uid: str
+    slot: int
+    node: str
+    generation: int
+    spec: WorkloadSpec
+    spec_hash: str
+    failures: int
+    ledger_uid: str
+    simulated: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The in-place fields of a live allocation follow the workload's: spec, generation, revision + 1."""
+
+    allocation_id: str
+    generation: int
+    spec: WorkloadSpec
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """desired becomes stop, revision + 1, and the state Terminating unless it has ended."""
+
+    allocation_id: str
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """desired becomes remove, revision + 1: the agent may forget it; the row goes when the agent has."""
+
+    allocation_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The workload's row goes: it was deleted, and nothing of it is left."""
+
+    workload_id: str
+    reason: str
+
+
+Action = Place | Update | Stop | Remove | Forget
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What keeps a slot from being as it should, and why."""
+
+    slot: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadPlan:
+    """The decision for one workload: applied whole, or not at all when its version moved on."""
+
+    workload_id: str
+    version: int
+    actions: tuple[Action, ...]
+    status: WorkloadStatus
+    status_changed: bool
+    events: tuple[EventDraft, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    look_again_at: datetime | None = None
+    """When time alone may change the decision."""
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to write."""
+        return not self.actions and not self.status_changed and not self.events
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    workloads: tuple[WorkloadPlan, ...]
+
+    @property
+    def empty(self) -> bool:
+        return all(w.empty for w in self.workloads)
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return tuple(a for w in self.workloads for a in w.actions)
+
+    def log_fields(self) -> dict[str, object]:
+        """The canonical line of the pass: what it saw, did and waits on, and why."""
+        counts = Counter(type(a).__name__.lower() for a in self.actions)
+        return {
+            "looked_at": len(self.workloads),
+            **dict(sorted(counts.items())),
+            "actions": [_told(a) for a in self.actions[:20]],
+            "waiting": [
+                f"{w.workload_id}.{x.slot}: {x.reason}: {x.message}" for w in self.workloads for x in w.waiting
+            ][:20],
+        }
+
+
+def _told(action: Action) -> str:
+    match action:
+        case Place():
+            return f"place {action.allocation_id} on {action.node}: {action.reason}"
+        case Update() | Stop() | Remove():
+            return f"{type(action).__name__.lower()} {action.allocation_id}: {action.reason}"
+        case Forget():
+            return f"forget {action.workload_id}: {action.reason}"

@@ -1,0 +1,72 @@
+"""All that one pass may look at. What is not in here, the planner can't know.
+
+Nodes and workloads come in any order; the planner sorts, so that the same world gives the same plan byte by byte.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from kakuri.model import Allocation, RuntimeClass, WorkloadSpec, WorkloadStatus
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A port of a node that an allocation holds."""
+
+    ip: str
+    port: int
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadView:
+    """A workload as loaded, with every allocation row it has."""
+
+    id: str
+    uid: str
+    version: int
+    """Bumped by every write to the workload or to one of its allocations; the apply is guarded by it."""
+    generation: int
+    spec: WorkloadSpec
+    deleting: bool
+    status: WorkloadStatus
+    allocations: tuple[Allocation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node with what is taken of it. used_* and host_ports count every allocation there that is not released."""
+
+    id: str
+    labels: Mapping[str, str]
+    ready: bool
+    schedulable: bool
+    runtime_classes: frozenset[str]
+    memory_mb: int
+    cpu_millicores: int
+    used_memory_mb: int = 0
+    used_cpu_millicores: int = 0
+    host_ports: frozenset[HostPort] = frozenset()
+    ledger_uid: str = ""
+    simulated: bool = False
+    message: str = ""
+    """Why it is not ready, when it isn't."""
+    unproved: Mapping[str, str] = field(default_factory=dict)
+    """CRI handler → why the node offers no class on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    now: datetime
+    workloads: tuple[WorkloadView, ...]
+    nodes: tuple[NodeView, ...]
+    runtime_classes: Mapping[str, RuntimeClass]
+    seed: str
+    """Fresh for each pass; new allocation ids come from it."""
+
+    def suffix(self, workload_uid: str, slot: int) -> str:
+        """8 hex digits for a new allocation of this slot: the same in the same snapshot, new in the next."""
+        text = f"{self.seed}/{workload_uid}/{slot}"
+        return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,349 @@
+"""The store's contract: what every store keeps to, in the words that loops and API share with it.
+
+One rule: a method is one transaction. It has committed when it returns, and changed nothing when it raises. Three
+stores keep it: SQLite and PostgreSQL (sql.py) and the in-memory twin (memory.py); tests/conformance/ runs on all.
+
+Errors, each with a reason (CamelCase, for programs) and whether it is temporary:
+
+    StoreError
+    ├── NotFound              404
+    ├── AlreadyExists         409
+    ├── Terminating           409  the id is still being deleted
+    ├── Stale                 409  If-Match does not match
+    ├── InUse                 409  a runtime class that workloads ask for
+    ├── Invalid               422  refers to what isn't there (an unknown runtime class), or breaks its minimum
+    ├── Expired               410  a resource_version that is no longer held, or was never reached
+    ├── Fenced                     another controller leads: the epoch is not ours any more
+    ├── SchemaMismatch             the database is newer than this code, or (PostgreSQL) not yet upgraded
+    └── Unavailable           503  temporary: disk full, read-only, locked, connection lost
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, Literal, Protocol, TypeVar
+
+from controller.plan.action import Plan
+from controller.plan.snapshot import Snapshot
+from kakuri.model import (
+    Allocation,
+    Event,
+    EventDraft,
+    Node,
+    NodeManifest,
+    NodeRegistration,
+    RuntimeClass,
+    RuntimeClassManifest,
+    Workload,
+    WorkloadManifest,
+)
+from kakuri.selector import Selector
+
+Kind = Literal["Workload", "Allocation", "Node", "RuntimeClass", "Event"]
+T_co = TypeVar("T_co", covariant=True)
+
+
+class StoreError(Exception):
+    reason = "StoreError"
+    temporary = False
+
+    def __init__(self, message: str, *, index: int | None = None, pointer: str = "") -> None:
+        """index: which of the writes given to apply() it is about; pointer: the field in it, as a JSON pointer."""
+        super().__init__(message)
+        self.message = message
+        self.index = index
+        self.pointer = pointer
+
+
+class NotFound(StoreError):  # noqa: N818 - the reason's own name, as people see it
+    reason = "NotFound"
+
+
+class AlreadyExists(StoreError):  # noqa: N818
+    reason = "AlreadyExists"
+
+
+class Terminating(StoreError):  # noqa: N818
+    reason = "Terminating"
+
+
+class Stale(StoreError):  # noqa: N818
+    reason = "Stale"
+
+
+class InUse(StoreError):  # noqa: N818
+    reason = "InUse"
+
+
+class Invalid(StoreError):  # noqa: N818
+    reason = "Invalid"
+
+
+class Expired(StoreError):  # noqa: N818
+    reason = "Expired"
+
+
+class Fenced(StoreError):  # noqa: N818
+    reason = "Fenced"
+
+
+class SchemaMismatch(StoreError):  # noqa: N818
+    reason = "SchemaMismatch"
+
+
+class Unavailable(StoreError):  # noqa: N818
+    reason = "Unavailable"
+    temporary = True
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Create or replace. mode create: an existing id is AlreadyExists. if_match: an ETag, or "*" for any existing."""
+
+    manifest: WorkloadManifest | NodeManifest | RuntimeClassManifest
+    mode: Literal["upsert", "create"] = "upsert"
+    if_match: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Workloads become deleting and go when their containers have; other kinds go at once.
+
+    A node with allocations that are not released is InUse, and so is a runtime class that a workload asks for."""
+
+    kind: Literal["Workload", "Node", "RuntimeClass"]
+    id: str
+    if_match: str | None = None
+
+
+Write = Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one write did. object is as after it (as it would be, in a dry run); None for what is gone."""
+
+    kind: Kind
+    id: str
+    result: Literal["created", "configured", "unchanged", "deleting", "deleted"]
+    object: Workload | Node | RuntimeClass | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T_co]):
+    """items in id order (events: by last_seen, oldest first). next: pass as after; None on the last page."""
+
+    items: Sequence[T_co]
+    next: str | None
+    resource_version: int
+    """Of the whole store, read before the items: a watch from here misses nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row of the change log: the object's present state is read apart, so a reader may skip states."""
+
+    resource_version: int
+    kind: Kind
+    id: str
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedAllocation:
+    """What an agent reported of one allocation; the model side of agent.proto's AllocationStatus."""
+
+    id: str
+    workload: str
+    slot: int
+    origin: str
+    revision: int
+    state: str
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    restarts: int = 0
+    started_once: bool = False
+    released: bool = False
+    simulated: bool = False
+    handler: str = ""
+    sandbox_id: str = ""
+    container_id: str = ""
+    ip: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One answer of Observe. full: what is not in it is not there."""
+
+    node: str
+    instance: str
+    revision: int
+    ledger_uid: str
+    full: bool
+    allocations: tuple[ObservedAllocation, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a report changed. dirty: workloads to plan again. orphans: ids of this cluster that the agent has and SQL
+    has not (their rows are gone): to be stopped and removed. released: resources came free."""
+
+    dirty: frozenset[str] = frozenset()
+    orphans: tuple[str, ...] = ()
+    released: bool = False
+    unsent: bool = False
+    """Rows of the node have revisions that the agent has not accepted: dispatch to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The agent's answer for one allocation of an Apply."""
+
+    allocation_id: str
+    revision: int
+    result: Literal["accepted", "refused", "busy"]
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """An allocation whose node must be told something, with what else that takes."""
+
+    allocation: Allocation
+    handler: str
+    """The CRI handler of its runtime class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What apply_plan wrote. stale: workloads that moved on since the snapshot; nothing of theirs was written."""
+
+    written: frozenset[str] = frozenset()
+    stale: frozenset[str] = frozenset()
+    nodes: frozenset[str] = frozenset()
+    """Nodes that have something to be told now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The leadership of this cluster, as the database's clock sees it."""
+
+    holder: str
+    epoch: int
+    ttl_s: float
+    mine: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAddress:
+    """What the observe loop needs of a node. since: the last revision of instance that was recorded, 0 for none."""
+
+    node: str
+    address: str
+    ready: bool
+    ledger_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    object_kind: str | None = None
+    object_id: str | None = None
+    type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationFilter:
+    workload: str | None = None
+    node: str | None = None
+    selector: Selector = field(default_factory=Selector)
+
+
+class Store(Protocol):
+    """All that a store does. Loops and API declare the one to three methods that they use of it."""
+
+    cluster_id: str
+
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None:
+        """Returns when the store can be written (a write transaction that writes nothing may not be enough on a
+        read-only disk); else Unavailable with why."""
+
+    # -- what people do ------------------------------------------------------------------------------------------
+    async def apply(self, writes: Sequence[Write], *, now: datetime, dry_run: bool = False) -> list[Outcome]:
+        """All of the writes in their order, or none. Errors bear the index of the write."""
+
+    async def get_workload(self, id_: str) -> Workload: ...
+    async def list_workloads(
+        self, *, selector: Selector, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[Workload]:
+        """ids: only these. status.state is Unknown while a live allocation's node is not ready."""
+
+    async def get_allocation(self, id_: str) -> Allocation: ...
+    async def list_allocations(
+        self, where: AllocationFilter, *, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[Allocation]:
+        """The selector goes by the workload's labels. Unknown as for workloads."""
+
+    async def get_node(self, id_: str) -> Node: ...
+    async def list_nodes(
+        self, *, selector: Selector, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[Node]: ...
+    async def get_runtime_class(self, id_: str) -> RuntimeClass: ...
+    async def list_runtime_classes(
+        self, *, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[RuntimeClass]: ...
+    async def list_events(
+        self, where: EventFilter, *, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[Event]: ...
+
+    async def resource_version(self) -> int: ...
+    async def changes_since(self, resource_version: int, *, limit: int = 1000) -> list[Change]:
+        """In commit order. Expired when rows after it are no longer held, or it is ahead of the store."""
+
+    # -- what agents say -----------------------------------------------------------------------------------------
+    async def register_node(self, id_: str, registration: NodeRegistration, *, now: datetime) -> tuple[Node, bool]:
+        """The node, created when new, and whether anything changed (an unchanged registration writes nothing). A new
+        ledger_uid turns its allocations that another ledger accepted to desired=stop, reason NodeLost."""
+
+    async def set_node_ready(self, id_: str, *, ready: bool, reason: str, message: str, now: datetime) -> bool:
+        """Whether that changed anything. Workloads with live allocations there are logged as changed too, since
+        Unknown is shown for them or no longer; an Event says it."""
+
+    async def record_report(self, report: Report, *, now: datetime) -> Recorded: ...
+
+    # -- what loops do -------------------------------------------------------------------------------------------
+    async def load_snapshot(self, workload_ids: Sequence[str], *, now: datetime, seed: str) -> Snapshot:
+        """The workloads that exist of these, with all their allocations, and all nodes and runtime classes."""
+
+    async def apply_plan(self, plan: Plan, *, epoch: int, now: datetime) -> Applied:
+        """Each WorkloadPlan whole, guarded by its version. Fenced when the lease's epoch is another."""
+
+    async def page_workload_ids(self, *, after: str = "", limit: int = 200) -> list[str]: ...
+    async def unschedulable_ids(self, *, limit: int = 200) -> list[str]:
+        """Workloads that wait for a place, least recently changed first."""
+
+    async def agent_addresses(self) -> list[AgentAddress]: ...
+    async def errands(self, node: str, *, limit: int = 500) -> list[Errand]:
+        """Allocations of the node with accepted_revision < revision, oldest first."""
+
+    async def record_sent(self, node: str, ledger_uid: str, sent: Sequence[Sent], *, now: datetime) -> frozenset[str]:
+        """accepted_revision follows; a refused start becomes Failed and released; an accepted removal deletes the row.
+        Answers of a revision that is no longer the row's newest change accepted_revision alone. Returns the workloads
+        to plan again."""
+
+    async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None: ...
+
+    # -- leadership ----------------------------------------------------------------------------------------------
+    async def acquire_lease(self, holder: str, *, ttl_s: float) -> Lease:
+        """Takes it when it is free, expired, or held by the same holder's earlier life: epoch + 1. Else says whose."""
+
+    async def renew_lease(self, holder: str, *, epoch: int, ttl_s: float) -> bool:
+        """False: it is not ours any more."""
+
+    async def release_lease(self, holder: str, *, epoch: int) -> None: ...
