@@ -1,0 +1,1 @@
+"""CRI v1: our own subset of the protocol, a typed client, conversions, and a fake runtime behind a real socket."""

@@ -18,7 +18,7 @@ Errors, each with a reason (CamelCase, for programs) and whether it is temporary
     └── Unavailable           503  temporary: disk full, read-only, locked, connection lost
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, Protocol, TypeVar
@@ -241,7 +241,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class AgentAddress:
-    """What the observe loop needs of a node. since: the last revision of instance that was recorded, 0 for none."""
+    """What the observe loop needs of a node."""
 
     node: str
     address: str
@@ -269,6 +269,10 @@ class Store(Protocol):
     cluster_id: str
 
     async def close(self) -> None: ...
+
+    def on_commit(self, kick: Callable[[], None]) -> None:
+        """kick is called, in the event loop, after each commit of this store that wrote changes. Without payload: what
+        changed is read from the log. Other controllers' commits don't call it."""
 
     async def ping(self) -> None:
         """Returns when the store can be written (a write transaction that writes nothing may not be enough on a

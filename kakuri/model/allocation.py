@@ -1,10 +1,10 @@
 """Allocation: one run of one slot, bound to one node for good. One-shot: never moved, it is replaced.
 
-                 start accepted          stop asked
-    Pending ───────────────► Running ───────────────► Terminating
-       │                        │                          │
-       └────────────────────────┴──────────┬───────────────┘
-                                  Succeeded | Failed ──► released ──► removed
+             start accepted          stop asked
+Pending ───────────────► Running ───────────────► Terminating
+   │                        │                          │
+   └────────────────────────┴──────────┬───────────────┘
+                              Succeeded | Failed ──► released ──► removed
 """
 
 from datetime import datetime

@@ -17,7 +17,7 @@ def _check_handler(value: str) -> str:
     if not _HANDLER.fullmatch(value):
         raise PydanticCustomError(
             "handler",
-            "{value} is not a CRI handler's name; use the name that the node's runtime is configured with, such as runsc",
+            "{value} is not a CRI handler's name; use the name that the node's runtime has for it, such as runsc",
             {"value": repr(value[:80])},
         )
     return value

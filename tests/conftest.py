@@ -1,0 +1,3 @@
+"""Fixtures that several folders share live in support/, one file a topic."""
+
+pytest_plugins = ["support.postgres", "support.containerd"]
