@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PROTOS := kakuri/agentapi/v1/agent.proto cri/v1/runtime.proto
+PROTOS := kakuri/agentapi/v1/agent.proto cri/v1/runtime.proto cri/v1/fake.proto
 
 .PHONY: proto
 proto: ## make the gRPC stubs again from the protos

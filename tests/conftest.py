@@ -1,3 +1,3 @@
 """Fixtures that several folders share live in support/, one file a topic."""
 
-pytest_plugins = ["support.postgres", "support.containerd"]
+pytest_plugins = ["support.postgres", "support.containerd", "support.dev", "support.runtime"]

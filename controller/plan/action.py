@@ -4,10 +4,11 @@ An action is so exact that carrying it out leaves nothing to choose.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from kakuri.model import EventDraft, WorkloadSpec, WorkloadStatus
+from kakuri.model import Allocation, Desired, EventDraft, State, WorkloadSpec, WorkloadStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,50 @@ class Plan:
                 f"{w.workload_id}.{x.slot}: {x.reason}: {x.message}" for w in self.workloads for x in w.waiting
             ][:20],
         }
+
+
+def carried_out(rows: Iterable[Allocation], actions: Iterable[Action], now: datetime) -> tuple[Allocation, ...]:
+    """A workload's allocation rows as every store has them after these actions of its plan."""
+    after = {row.id: row for row in rows}
+    for action in actions:
+        match action:
+            case Place():
+                after[action.allocation_id] = _new_row(action, now)
+            case Update(id_, generation, spec):
+                row = after[id_]
+                after[id_] = row.with_(generation=generation, spec=spec, revision=row.revision + 1)
+            case Stop(id_, reason):
+                row = after[id_]
+                after[id_] = row.with_(
+                    desired=Desired.STOP,
+                    desired_reason=reason,
+                    revision=row.revision + 1,
+                    state=row.state if row.state.ended else State.TERMINATING,
+                )
+            case Remove(id_, reason):
+                row = after[id_]
+                after[id_] = row.with_(desired=Desired.REMOVE, desired_reason=reason, revision=row.revision + 1)
+            case Forget():
+                after.clear()
+    return tuple(after.values())
+
+
+def _new_row(place: Place, now: datetime) -> Allocation:
+    return Allocation(
+        id=place.allocation_id,
+        workload=place.workload_id,
+        workload_uid=place.workload_uid,
+        slot=place.slot,
+        node=place.node,
+        runtime_class=place.spec.runtime_class,
+        generation=place.generation,
+        spec_hash=place.spec_hash,
+        spec=place.spec,
+        failures=place.failures,
+        ledger_uid=place.ledger_uid,
+        simulated=place.simulated,
+        created_at=now,
+    )
 
 
 def _told(action: Action) -> str:

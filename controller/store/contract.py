@@ -185,6 +185,9 @@ class Report:
     full: bool
     allocations: tuple[ObservedAllocation, ...] = ()
     gone: tuple[str, ...] = ()
+    asked_at: datetime | None = None
+    """When the Observe was sent, by the clock that record_sent's now comes from. An allocation accepted after it may
+    be missing in a full answer without being lost; without it every accepted allocation that is missing counts as lost."""
 
 
 @dataclass(frozen=True, slots=True)

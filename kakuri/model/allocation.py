@@ -9,6 +9,7 @@ Pending ───────────────► Running ─────
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from kakuri.model.base import Model
 from kakuri.model.state import State
@@ -25,6 +26,7 @@ class Desired(StrEnum):
 
 
 class Allocation(Model):
+    kind: Literal["Allocation"] = "Allocation"
     id: str
     """<workload>.<slot>.<8 hex>"""
     workload: str

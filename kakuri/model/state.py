@@ -65,6 +65,10 @@ class Reason(StrEnum):
     UPDATING = "Updating"
     SCALING_DOWN = "ScalingDown"
     DELETED = "Deleted"
+    # a change of the spec
+    UP_TO_DATE = "UpToDate"
+    PAUSED = "Paused"
+    """A change waits, because a slot that has it did not come up."""
     # nodes
     READY = "Ready"
     NODE_SILENT = "NodeSilent"

@@ -1,0 +1,127 @@
+"""Which CRI handlers a private containerd is given on this machine, and for each other known one, why not.
+
+One rule: a handler is named only when all that it needs is there; whether it works, a canary sandbox must show.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agent.places import Places
+from agent.prerequisites import find_program, is_cgroup_v2
+from agent.runsc_wrapper import wrapper_script
+
+GvisorPlatform = Literal["systrap", "ptrace"]
+EDERA_SOCKET = Path("/var/lib/edera/protect/cri.socket")
+
+_RUNC_SHIM = "io.containerd.runc.v2"
+_KVM = Path("/dev/kvm")
+
+
+@dataclass(frozen=True)
+class RuntimeHandler:
+    """One entry of containerd's list of runtimes."""
+
+    name: str
+    runtime_type: str
+    options: Mapping[str, str | bool] = field(default_factory=dict)
+    privileged_without_host_devices: bool = False
+
+
+@dataclass(frozen=True)
+class FoundHandlers:
+    handlers: tuple[RuntimeHandler, ...]
+    unavailable: Mapping[str, str]
+    """Handler → why it isn't there, in a sentence that begins with its name."""
+
+
+def find_handlers(places: Places, platform: GvisorPlatform = "systrap") -> FoundHandlers:
+    """Every known handler, found or not. Changes nothing; write_wrapper makes what runsc needs."""
+    found: list[RuntimeHandler] = []
+    unavailable: dict[str, str] = {}
+    for name, outcome in (
+        ("runc", _runc(places)),
+        ("runsc", _runsc(places, platform)),
+        ("kata", _kata()),
+        ("crun", _crun(places)),
+        ("edera", _edera()),
+    ):
+        match outcome:
+            case str(why):
+                unavailable[name] = f"{name}: {why}"
+            case handler:
+                found.append(handler)
+    return FoundHandlers(tuple(found), unavailable)
+
+
+def write_wrapper(places: Places, platform: GvisorPlatform) -> None:
+    """The program between runc's shim and runsc is in its place, where runsc is installed and needs one."""
+    runc, runsc = find_program("runc"), find_program("runsc")
+    if runc is None or runsc is None:
+        return
+    places.runsc.parent.mkdir(parents=True, exist_ok=True)
+    # By rename, for a shim may be starting it right now.
+    half = places.runsc.with_name(".runsc.new")
+    half.write_text(wrapper_script(runc=runc, runsc=runsc, platform=platform))
+    half.chmod(0o755)
+    half.replace(places.runsc)
+
+
+def write_runsc_config(places: Places, platform: GvisorPlatform) -> None:
+    """The configuration that runsc's own shim reads is in its place."""
+    places.runsc_config.parent.mkdir(parents=True, exist_ok=True)
+    places.runsc_config.write_text(f'[runsc_config]\nplatform = "{platform}"\n')
+
+
+def _runc(places: Places) -> RuntimeHandler | str:
+    program = find_program("runc")
+    if program is None:
+        return "runc is not installed; install it with: apt-get install runc"
+    return _under_runc_shim("runc", program, places)
+
+
+def _runsc(places: Places, platform: GvisorPlatform) -> RuntimeHandler | str:
+    if find_program("runsc") is None:
+        return "runsc (gVisor) is not installed; install it with: apt-get install runsc"
+    if platform == "systrap" and not _has_seccomp():
+        return "its platform systrap needs a kernel with seccomp filters; set the gVisor platform to ptrace"
+    if find_program("containerd-shim-runsc-v1") is not None:
+        options = {"TypeUrl": "io.containerd.runsc.v1.options", "ConfigPath": str(places.runsc_config)}
+        return RuntimeHandler("runsc", "io.containerd.runsc.v1", options)
+    return _under_runc_shim("runsc", str(places.runsc), places)
+
+
+def _kata() -> RuntimeHandler | str:
+    if find_program("containerd-shim-kata-v2") is None:
+        return "containerd-shim-kata-v2 is not installed; see https://katacontainers.io"
+    if not os.access(_KVM, os.R_OK | os.W_OK):
+        return f"{_KVM} is not there, so no virtual machine can be started; turn on (nested) virtualization"
+    return RuntimeHandler("kata", "io.containerd.kata.v2", privileged_without_host_devices=True)
+
+
+def _crun(places: Places) -> RuntimeHandler | str:
+    program = find_program("crun")
+    if program is None:
+        return "crun is not installed; install it with: apt-get install crun"
+    if not is_cgroup_v2():
+        return (
+            "crun needs cgroup v2, and this machine's /sys/fs/cgroup is v1 or both; boot it with the unified hierarchy"
+        )
+    return _under_runc_shim("crun", program, places)
+
+
+def _edera() -> str:
+    if EDERA_SOCKET.exists():
+        return f"Edera has a CRI of its own; start the agent with --cri-endpoint unix://{EDERA_SOCKET}=edera"
+    return f"no Edera runtime found at {EDERA_SOCKET}"
+
+
+def _under_runc_shim(name: str, program: str, places: Places) -> RuntimeHandler:
+    options: dict[str, str | bool] = {"BinaryName": program, "Root": str(places.runc_root), "SystemdCgroup": False}
+    return RuntimeHandler(name, _RUNC_SHIM, options)
+
+
+def _has_seccomp() -> bool:
+    return Path("/proc/sys/kernel/seccomp/actions_avail").exists()

@@ -1,0 +1,126 @@
+"""PURE: how the steps of one allocation went since the agent started: what is ready, what failed, when to try again.
+
+One rule: all of this may be forgotten. A restarted agent begins with none of it and only asks once more.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+from agent.action import Action, CreateContainer, EnsureImage, ProbePorts, Record, RunSandbox, StartContainer, Step
+from agent.entry import AttemptOver
+from kakuri.model import Reason
+
+SECOND = 1_000_000_000
+SETTLE_S = 30
+"""How long after a RunPodSandbox without an answer its sandbox may still come up. Shorter, and a replacement may run
+beside it; longer, and a replacement waits for nothing."""
+PORT_DELAYS_S = (2, 10, 30, 60, 120, 300)
+
+
+class Outcome(StrEnum):
+    """How an action failed."""
+
+    REFUSED = "refused"
+    """It was not done, and the runtime said why."""
+    TIMED_OUT = "timed out"
+    """No answer in time: it may have been done."""
+    UNREACHABLE = "unreachable"
+    """The runtime is away: it may have been done."""
+    TAKEN = "taken"
+    """The name is reserved: it was done, or is being done."""
+    GONE = "gone"
+    """What it was about is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A kind of action that failed, and when it may be tried again."""
+
+    count: int
+    reason: str
+    message: str
+    retry_at_ns: int
+    final: bool = False
+    """Another try would be refused too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    image_ready: bool = False
+    pulling: bool = False
+    ports_free: bool = False
+    """As of just now: holds for one RunPodSandbox."""
+    settle_at_ns: int = 0
+    """Until then, a sandbox that isn't there may still come up."""
+    troubles: Mapping[type[Step], Trouble] = MappingProxyType({})
+
+    def without(self, *kinds: type[Step]) -> "Progress":
+        left = {k: t for k, t in self.troubles.items() if k not in kinds}
+        return self if len(left) == len(self.troubles) else replace(self, troubles=left)
+
+
+def after_success(progress: Progress, action: Action) -> Progress:
+    """What failed before of this kind no longer matters."""
+    match action:
+        case EnsureImage():
+            return replace(progress, image_ready=True, pulling=False).without(EnsureImage)
+        case ProbePorts():
+            # The count of tries goes on, for when the sandbox then finds them taken.
+            return replace(progress, ports_free=True)
+        case RunSandbox():
+            return replace(progress, ports_free=False).without(RunSandbox, ProbePorts)
+        case StartContainer() | Record(change=AttemptOver()):
+            return progress.without(CreateContainer, StartContainer, Record)
+        case _:
+            return progress.without(type(action))
+
+
+def after_failure(progress: Progress, action: Action, outcome: Outcome, message: str, now_ns: int) -> Progress:
+    """When to try again, and what people are told meanwhile."""
+    kind = type(action)
+    before = progress.troubles.get(kind)
+    count = before.count if before is not None else 0
+    delay_s, counts, reason = _sentence(action, outcome, count)
+    trouble = Trouble(
+        count=count + 1 if counts else count,
+        reason=reason,
+        message=message,
+        retry_at_ns=now_ns + int(delay_s * SECOND),
+        final=isinstance(action, CreateContainer | StartContainer) and outcome is Outcome.REFUSED,
+    )
+    after = replace(progress, troubles={**progress.troubles, kind: trouble})
+    match action:
+        case RunSandbox():
+            unsure = outcome in {Outcome.TIMED_OUT, Outcome.UNREACHABLE, Outcome.TAKEN}
+            settle_at_ns = now_ns + SETTLE_S * SECOND if unsure else progress.settle_at_ns
+            return replace(after, ports_free=False, settle_at_ns=settle_at_ns)
+        case CreateContainer() if outcome is Outcome.GONE:
+            # Sandbox or image: the runtimes don't tell them apart.
+            return replace(after, image_ready=False)
+        case EnsureImage():
+            return replace(after, pulling=False)
+        case _:
+            return after
+
+
+def _sentence(action: Action, outcome: Outcome, count: int) -> tuple[float, bool, str]:
+    """(delay in s, whether it counts, the reason that people see)."""
+    doubled = 2 ** min(count, 10)
+    if outcome is Outcome.UNREACHABLE:
+        # The runtime restarts, for which the allocation is not to blame. It is back within a second or two.
+        return min(0.5 * doubled, 5), not isinstance(action, RunSandbox), Reason.RUNTIME_UNREACHABLE
+    match action:
+        case EnsureImage():
+            return min(10 * doubled, 300), True, Reason.IMAGE_PULL_BACK_OFF
+        case ProbePorts():
+            return PORT_DELAYS_S[min(count, len(PORT_DELAYS_S) - 1)], True, Reason.HOST_PORT_IN_USE
+        case RunSandbox() if outcome is Outcome.TAKEN:
+            return 2, False, Reason.SANDBOX_FAILED
+        case RunSandbox():
+            return min(5 * doubled, 300), True, Reason.SANDBOX_FAILED
+        case CreateContainer() | StartContainer():
+            return 0 if outcome is Outcome.REFUSED else min(doubled, 300), True, Reason.START_ERROR
+        case _:
+            return min(doubled, 60), True, Reason.NONE

@@ -1,0 +1,26 @@
+"""What every handler is given. There is one of it an application."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from controller.api.ports import AgentLogs, ApiStore, Kick
+from controller.api.streams import Streams
+from controller.api.watch import WatchHub
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    store: ApiStore
+    kick: Kick
+    logs: AgentLogs
+    hub: WatchHub
+    streams: Streams
+    version: str
+    clock: Callable[[], datetime]
+    new_id: Callable[[], str]
+    """An id for an object that was POSTed without one."""
+    readiness: Sequence[Callable[[], str]]
+    """Each says why the controller is not ready; empty text when it is."""
+    bookmark_s: float
+    """A watch that has nothing to say for so long says up to where that is."""

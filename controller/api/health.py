@@ -1,0 +1,39 @@
+"""What operators and their machines ask: alive, ready, metrics, version."""
+
+import asyncio
+
+from aiohttp import web
+
+from controller.api.context import Api
+from controller.api.problem import Problem
+from controller.store.contract import Unavailable
+from kakuri import metrics
+
+PING_S = 5.0
+"""For the store to say that it can be written. SQLite's busy timeout may be spent in there by honest work."""
+
+
+async def alive(api: Api, request: web.Request) -> web.StreamResponse:
+    """The process answers. Says nothing of the store: to restart the controller would not mend that."""
+    return web.json_response({"status": "ok"})
+
+
+async def ready(api: Api, request: web.Request) -> web.StreamResponse:
+    """Requests can be served now; else 503 with why."""
+    try:
+        async with asyncio.timeout(PING_S):
+            await api.store.ping()
+    except TimeoutError:
+        raise Unavailable(f"the store did not answer within {PING_S:g} s") from None
+    why = next((why for check in api.readiness if (why := check())), "")
+    if why:
+        raise Problem(503, "NotReady", why, headers={"Retry-After": "1"})
+    return web.json_response({"status": "ok"})
+
+
+async def show_metrics(api: Api, request: web.Request) -> web.StreamResponse:
+    return web.Response(body=metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+async def show_version(api: Api, request: web.Request) -> web.StreamResponse:
+    return web.json_response({"version": api.version, "cluster_id": api.store.cluster_id})

@@ -1,0 +1,90 @@
+"""The composition root: the only module that names concrete adapters. Store, agents, loops and API, put together."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from controller.api import build_api
+from controller.api.ports import AgentUnreachable, LogsNotFound
+from controller.loops.driver import Driver
+from controller.nodes import Agents, NodeError
+from controller.settings import ControllerSettings, split_address
+from controller.store import open_store
+from controller.store.contract import NotFound, Store
+from kakuri import __version__
+from kakuri.log import get_logger
+from kakuri.model import Allocation
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def now(self) -> datetime:
+        return datetime.now(tz=UTC)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class NodeLogs:
+    """Logs from the agent that has them, with what goes wrong in the API's words."""
+
+    def __init__(self, store: Store, agents: Agents) -> None:
+        self._store = store
+        self._agents = agents
+
+    async def read(self, allocation: Allocation, *, follow: bool, tail: int, previous: bool) -> AsyncIterator[bytes]:
+        """The log in chunks. Raises LogsNotFound, AgentUnreachable."""
+        try:
+            node = await self._store.get_node(allocation.node)
+            chunks = self._agents.logs(node.status.address, allocation.id, follow=follow, tail=tail, previous=previous)
+            async for chunk in chunks:
+                yield chunk
+        except NotFound as error:
+            raise LogsNotFound(f"node {allocation.node} is gone, and its logs with it") from error
+        except KeyError as error:
+            raise LogsNotFound(str(error.args[0])) from error
+        except NodeError as error:
+            raise AgentUnreachable(error.message) from error
+
+
+async def run(settings: ControllerSettings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises StoreError when the store can't be opened, OSError for a taken port."""
+    log = get_logger("controller")
+    ended = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, ended.set)
+    clock = SystemClock()
+    store = await open_store(settings.store)
+    agents = Agents(store.cluster_id)
+    try:
+        driver = Driver(store, agents, clock, settings.holder_name)
+        api = build_api(store=store, kick=driver, logs=NodeLogs(store, agents), version=__version__, clock=clock.now)
+        async with _served(api, settings.http), asyncio.TaskGroup() as group:
+            log.info("serving", http=settings.http, cluster_id=store.cluster_id, version=__version__)
+            loops = group.create_task(driver.run())
+            await ended.wait()
+            log.info("ending")
+            loops.cancel()
+    finally:
+        await agents.close()
+        await store.close()
+
+
+@asynccontextmanager
+async def _served(api: web.Application, address: str) -> AsyncIterator[None]:
+    host, port = split_address(address)
+    runner = web.AppRunner(api, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,64 @@
+"""The dispatch pass of one node: everything it has to be told, in one Apply, until it has accepted it.
+
+One rule: the rows say what is to be told; a pass that fails has changed nothing, and the next tells it again.
+"""
+
+from dataclasses import dataclass
+
+from controller.loops.ports import Clock, ErrandStore, Nodes
+from controller.loops.reap import Orphans
+from controller.store.contract import AgentAddress
+from kakuri.log import get_logger
+
+MAX_ERRANDS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """What came of it. dirty: workloads to plan again. again: there is more, now; busy: there is more, in a while."""
+
+    dirty: frozenset[str] = frozenset()
+    again: bool = False
+    busy: bool = False
+
+
+class DispatchPass:
+    def __init__(self, nodes: Nodes, store: ErrandStore, clock: Clock, node: AgentAddress) -> None:
+        self._nodes = nodes
+        self._store = store
+        self._clock = clock
+        self._node = node
+        self._log = get_logger("dispatch").bind(node=node.node)
+
+    async def __call__(self, orphans: Orphans, *, epoch: int) -> Dispatched:
+        """The node has been told what it had not accepted. Raises NodeError, Unavailable."""
+        errands = await self._store.errands(self._node.node, limit=MAX_ERRANDS)
+        if not errands and not orphans:
+            return Dispatched()
+        sent = await self._nodes.apply(
+            self._node.address,
+            epoch=epoch,
+            ledger_uid=self._node.ledger_uid,
+            errands=errands,
+            stops=orphans.stops,
+            removals=orphans.removals,
+        )
+        ours = {e.allocation.id for e in errands}
+        about_rows = [s for s in sent if s.allocation_id in ours]
+        dirty: frozenset[str] = frozenset()
+        if about_rows:
+            dirty = await self._store.record_sent(
+                self._node.node, self._node.ledger_uid, about_rows, now=self._clock.now()
+            )
+        refused = [f"{s.allocation_id}: {s.reason}: {s.message}" for s in sent if s.result == "refused"]
+        self._log.info(
+            "dispatched",
+            told=[f"{e.allocation.desired} {e.allocation.id}" for e in errands][:20],
+            orphans=len(orphans.stops) + len(orphans.removals),
+            **({"refused": refused[:20]} if refused else {}),
+        )
+        return Dispatched(
+            dirty=dirty,
+            again=len(errands) == MAX_ERRANDS,
+            busy=any(s.result == "busy" for s in sent),
+        )

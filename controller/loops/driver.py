@@ -1,0 +1,179 @@
+"""What runs the passes: kicked by the API and by each other, and by a slow sweep that forgets nothing.
+
+One rule: a loop never retries; a pass that failed is logged once a minute, and the loop comes round again.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from controller.loops.agenda import Agenda, Kick
+from controller.loops.dispatch import DispatchPass
+from controller.loops.lease import Leadership
+from controller.loops.observe import ObservePass
+from controller.loops.ports import Clock, LoopStore, Nodes
+from controller.loops.reap import Orphans
+from controller.loops.reconcile import MAX_WORKLOADS, ReconcilePass
+from controller.nodes import NodeError
+from controller.store.contract import AgentAddress, Fenced, StoreError
+from kakuri.log import OncePer, get_logger
+
+SWEEP_S = 30.0
+"""Between two walks over everything. The kicks do the work; this finds what a lost kick left."""
+REDISPATCH_S = 10.0
+"""What an agent has not accepted is told again after this, kick or no kick."""
+PAUSE_S = 1.0
+"""After a pass that failed."""
+UNANSWERED_S = 0.3
+"""Before the next poll of a node that did not answer: an agent that is being restarted is soon back."""
+
+
+@dataclass
+class _NodeState:
+    """What the loops of one node share. Lost with the process, which is no loss."""
+
+    address: AgentAddress
+    kick: Kick = field(default_factory=Kick)
+    orphans: Orphans = field(default_factory=Orphans)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Driver:
+    """The loops of one controller. workloads() and nodes() are the kicks that the API gives."""
+
+    def __init__(self, store: LoopStore, nodes: Nodes, clock: Clock, holder: str) -> None:
+        self._store = store
+        self._agents = nodes
+        self._clock = clock
+        self._leadership = Leadership(store, clock, holder)
+        self._reconcile = ReconcilePass(store, clock, lambda: secrets.token_hex(16))
+        self._agenda = Agenda()
+        self._nodes_kick = Kick()
+        self._nodes: dict[str, _NodeState] = {}
+        self._log = get_logger("driver")
+        self._say: Callable[[str], bool] = OncePer(60, clock.monotonic)
+
+    def workloads(self, ids: Iterable[str]) -> None:
+        """These are to be looked at soon."""
+        self._agenda.add(ids)
+
+    def nodes(self) -> None:
+        """Some node is new, has moved, or takes work otherwise than before."""
+        self._nodes_kick()
+
+    async def run(self) -> None:
+        """Leads whenever the lease is ours, until cancelled."""
+        while True:
+            lease = await self._leadership.win()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    loops = group.create_task(self._lead(lease.epoch))
+                    await self._leadership.keep(lease)
+                    loops.cancel()
+            except* Fenced:
+                self._log.warning("another controller leads", epoch=lease.epoch)
+            finally:
+                await self._leadership.give_up(lease)
+
+    async def _lead(self, epoch: int) -> None:
+        self._nodes.clear()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._forever("reconcile", lambda: self._reconcile_next(epoch)))
+            group.create_task(self._forever("sweep", self._sweep))
+            group.create_task(self._forever("nodes", lambda: self._follow_nodes(group, epoch)))
+
+    async def _forever(self, name: str, turn: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await turn()
+            except Fenced:
+                raise
+            except (StoreError, NodeError) as error:
+                if self._say(f"{name}: {error.message}"):
+                    self._log.warning("pass failed", loop=name, error=error.message)
+                await self._clock.sleep(PAUSE_S)
+            except Exception:  # noqa: BLE001 - see below
+                # A fault of ours. It must not end the other loops: one bad object harms itself only.
+                self._log.exception("pass failed", loop=name)
+                await self._clock.sleep(PAUSE_S)
+
+    async def _reconcile_next(self, epoch: int) -> None:
+        await self._agenda.wait(self._clock.now())
+        ids = self._agenda.take(MAX_WORKLOADS, self._clock.now())
+        if not ids:
+            return
+        try:
+            passed = await self._reconcile(ids, epoch=epoch)
+        except BaseException:
+            self._agenda.add(ids)
+            raise
+        self._agenda.add(passed.applied.stale)
+        for when, id_ in passed.look_again:
+            self._agenda.add_at(when, id_)
+        for node in passed.applied.nodes:
+            if state := self._nodes.get(node):
+                state.kick()
+
+    async def _sweep(self) -> None:
+        after = ""
+        while page := await self._store.page_workload_ids(after=after, limit=MAX_WORKLOADS):
+            self._agenda.add(page)
+            after = page[-1]
+            await self._clock.sleep(PAUSE_S)
+        await self._clock.sleep(SWEEP_S)
+
+    async def _follow_nodes(self, group: asyncio.TaskGroup, epoch: int) -> None:
+        """Each node that has an address has its loops, and no other."""
+        present = {a.node: a for a in await self._store.agent_addresses()}
+        for name, state in list(self._nodes.items()):
+            now = present.get(name)
+            if now is None or (now.address, now.ledger_uid) != (state.address.address, state.address.ledger_uid):
+                for task in state.tasks:
+                    task.cancel()
+                del self._nodes[name]
+        for name, address in present.items():
+            if name not in self._nodes:
+                state = self._nodes[name] = _NodeState(address)
+                observe = ObservePass(self._agents, self._store, self._clock, address)
+                dispatch = DispatchPass(self._agents, self._store, self._clock, address)
+                state.tasks = [
+                    group.create_task(self._forever("observe", partial(self._observe_next, state, observe, epoch))),
+                    group.create_task(self._forever("dispatch", partial(self._dispatch_next, state, dispatch, epoch))),
+                ]
+                state.kick()
+        await self._look_at_the_unplaced()
+        await self._nodes_kick.wait(SWEEP_S)
+
+    async def _observe_next(self, state: _NodeState, observe: ObservePass, epoch: int) -> None:
+        observed = await observe(epoch=epoch)
+        if observed is None:
+            await self._clock.sleep(UNANSWERED_S)
+            return
+        self._agenda.add(observed.recorded.dirty)
+        if observed.orphans:
+            state.orphans |= observed.orphans
+        if observed.orphans or observed.recorded.unsent or observed.turned_ready:
+            state.kick()
+        if observed.recorded.released or observed.turned_ready:
+            await self._look_at_the_unplaced()
+
+    async def _dispatch_next(self, state: _NodeState, dispatch: DispatchPass, epoch: int) -> None:
+        await state.kick.wait(REDISPATCH_S)
+        orphans, state.orphans = state.orphans, Orphans()
+        try:
+            dispatched = await dispatch(orphans, epoch=epoch)
+        except BaseException:
+            state.orphans |= orphans
+            state.kick()
+            raise
+        self._agenda.add(dispatched.dirty)
+        if dispatched.busy:
+            await self._clock.sleep(PAUSE_S)
+        if dispatched.again or dispatched.busy:
+            state.kick()
+
+    async def _look_at_the_unplaced(self) -> None:
+        """Room came free, or a node changed: what waits for a place may have one now."""
+        self._agenda.add(await self._store.unschedulable_ids(limit=MAX_WORKLOADS))

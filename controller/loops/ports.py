@@ -1,0 +1,77 @@
+"""What the loops need of the world, declared by them, so that a simulator can drive the very same passes.
+
+The stores of controller.store keep to all of the store's; controller.nodes.Agents keeps to Nodes.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from controller.plan.action import Plan
+from controller.plan.snapshot import Snapshot
+from controller.store.contract import AgentAddress, Applied, Errand, Lease, Recorded, Report, Sent
+
+
+class Clock(Protocol):
+    """Time, as the loops know it."""
+
+    def now(self) -> datetime:
+        """Aware, in UTC: what is written down."""
+
+    def monotonic(self) -> float:
+        """Seconds: what is measured."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class PlanStore(Protocol):
+    async def load_snapshot(self, workload_ids: Sequence[str], *, now: datetime, seed: str) -> Snapshot: ...
+    async def apply_plan(self, plan: Plan, *, epoch: int, now: datetime) -> Applied: ...
+
+
+class SweepStore(Protocol):
+    async def page_workload_ids(self, *, after: str = "", limit: int = 200) -> list[str]: ...
+    async def unschedulable_ids(self, *, limit: int = 200) -> list[str]: ...
+
+
+class ReportStore(Protocol):
+    async def record_report(self, report: Report, *, now: datetime) -> Recorded: ...
+    async def set_node_ready(self, id_: str, *, ready: bool, reason: str, message: str, now: datetime) -> bool: ...
+
+
+class ErrandStore(Protocol):
+    async def errands(self, node: str, *, limit: int = 500) -> list[Errand]: ...
+    async def record_sent(
+        self, node: str, ledger_uid: str, sent: Sequence[Sent], *, now: datetime
+    ) -> frozenset[str]: ...
+
+
+class LeaseStore(Protocol):
+    async def acquire_lease(self, holder: str, *, ttl_s: float) -> Lease: ...
+    async def renew_lease(self, holder: str, *, epoch: int, ttl_s: float) -> bool: ...
+    async def release_lease(self, holder: str, *, epoch: int) -> None: ...
+
+
+class LoopStore(PlanStore, SweepStore, ReportStore, ErrandStore, LeaseStore, Protocol):
+    """All of them, and which agents there are."""
+
+    async def agent_addresses(self) -> list[AgentAddress]: ...
+
+
+class Nodes(Protocol):
+    """The agents. Errors: NodeUnreachable, NodeRefused, NodeError of controller.nodes."""
+
+    async def observe(
+        self, node: str, address: str, *, epoch: int, instance: str, since: int, wait_s: float
+    ) -> Report: ...
+
+    async def apply(
+        self,
+        address: str,
+        *,
+        epoch: int,
+        ledger_uid: str,
+        errands: Sequence[Errand],
+        stops: Sequence[str] = (),
+        removals: Sequence[str] = (),
+    ) -> list[Sent]: ...

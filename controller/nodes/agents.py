@@ -1,0 +1,111 @@
+"""The agents, by address: one channel each, a deadline on every call, errors mapped in one place."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import grpc
+import grpc.aio
+
+from controller.nodes import wire
+from controller.nodes.errors import NodeError, NodeRefused, NodeUnreachable
+from controller.store.contract import Errand, Report, Sent
+from kakuri.agentapi.v1 import agent_pb2 as pb
+from kakuri.agentapi.v1.agent_pb2_grpc import AgentStub
+
+if TYPE_CHECKING:  # the async twin is there for type checkers alone
+    from kakuri.agentapi.v1.agent_pb2_grpc import AgentAsyncStub
+
+APPLY_DEADLINE_S = 30.0
+"""An Apply returns when it is durable. Shorter and a slow disk makes us ask again; longer and a dead node keeps its
+errands waiting."""
+POLL_SLACK_S = 5.0
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 16 * 2**20),
+    ("grpc.max_send_message_length", 16 * 2**20),
+    # An agent that was restarted is there again within a second; grpc would otherwise wait up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class Agents:
+    """Calls to agents under the fence of this cluster and the leader's epoch."""
+
+    def __init__(self, cluster_id: str) -> None:
+        self._cluster_id = cluster_id
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def observe(self, node: str, address: str, *, epoch: int, instance: str, since: int, wait_s: float) -> Report:
+        """What changed at the node since a revision of that instance; returns after wait_s at the latest."""
+        request = pb.ObserveRequest(fence=self._fence(epoch), instance=instance, since=since, wait_s=wait_s)
+        try:
+            response = await self._stub(address).Observe(request, timeout=wait_s + POLL_SLACK_S)
+        except grpc.aio.AioRpcError as error:
+            _raise(address, error)
+        return wire.report(node, response)
+
+    async def apply(
+        self,
+        address: str,
+        *,
+        epoch: int,
+        ledger_uid: str,
+        errands: Sequence[Errand],
+        stops: Sequence[str] = (),
+        removals: Sequence[str] = (),
+    ) -> list[Sent]:
+        """The agent's answer for each; durable there when this returns. stops, removals: ids that SQL no longer has."""
+        request = wire.apply_request(self._fence(epoch), ledger_uid, errands, stops, removals)
+        try:
+            response = await self._stub(address).Apply(request, timeout=APPLY_DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            _raise(address, error)
+        return wire.sent(response.outcomes)
+
+    async def logs(
+        self, address: str, allocation_id: str, *, follow: bool, tail: int, previous: bool
+    ) -> AsyncIterator[bytes]:
+        """The log in chunks of at most 64 KiB. KeyError when the agent has none of that id (or no previous one)."""
+        request = pb.LogsRequest(allocation_id=allocation_id, follow=follow, tail=tail, previous=previous)
+        call = self._stub(address).Logs(request)
+        try:
+            async for chunk in call:
+                yield chunk.content
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise KeyError(error.details() or allocation_id) from error
+            _raise(address, error)
+        finally:
+            call.cancel()  # type: ignore[no-untyped-call]  # the stubs say nothing of it
+
+    async def forget(self, address: str) -> None:
+        """The channel to an address that no node has any more is closed."""
+        channel = self._channels.pop(address, None)
+        if channel is not None:
+            await channel.close(None)
+
+    async def close(self) -> None:
+        for address in list(self._channels):
+            await self.forget(address)
+
+    def _fence(self, epoch: int) -> pb.Fence:
+        return pb.Fence(cluster_id=self._cluster_id, epoch=epoch)
+
+    def _stub(self, address: str) -> "AgentAsyncStub":
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return AgentStub(channel)
+
+
+def _raise(address: str, error: grpc.aio.AioRpcError) -> NoReturn:
+    words = error.details() or error.code().name
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
+            raise NodeUnreachable(f"the agent at {address} does not answer: {words}") from error
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            raise NodeRefused(f"the agent at {address} refuses this controller: {words}") from error
+        case code:
+            raise NodeError(f"the agent at {address} failed ({code.name}): {words}") from error

@@ -1,0 +1,270 @@
+"""The slots of a workload, each sorted into one standing: what its allocations are, and what may follow them.
+
+One rule: this says what is, and what the next allocation of a slot inherits; reconcile.py alone decides what is done.
+
+    live allocation, told to run    READY  COMING_UP  BROKEN  UNSURE
+    live allocation, on its way out STOPPING  CLEARING
+    ended for good                  DONE  FAILED
+    free for a new allocation       BACKING_OFF  EMPTY
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from controller.plan.snapshot import NodeView, WorkloadView
+from kakuri.model import Allocation, Desired, Reason, RestartPolicy, State
+
+FIRST_BACKOFF_S = 10
+"""After a slot's first failed start. Shorter and a broken node is hammered; longer and a passing fault is felt."""
+LONGEST_BACKOFF_S = 300
+"""Longer and a slot stays down long after its cause is gone; shorter and a hopeless one costs the node too much."""
+
+
+class Standing(StrEnum):
+    READY = "ready"
+    COMING_UP = "coming up"
+    BROKEN = "broken"
+    """Live, and known not to work: it sits in a backoff of its agent."""
+    UNSURE = "unsure"
+    """Live, and not known to work or not: its node is silent, or its runtime can't be reached."""
+    STOPPING = "stopping"
+    CLEARING = "clearing"
+    """Ended and to be replaced, once nothing of it is left on its node."""
+    DONE = "done"
+    FAILED = "failed"
+    BACKING_OFF = "backing off"
+    """Its last allocation failed to start; the next waits until `due`."""
+    EMPTY = "empty"
+
+
+AVAILABLE = frozenset({Standing.READY, Standing.DONE})
+"""As due: running, or ended as a job should. Any other slot counts against max_unavailable."""
+
+BROKEN_REASONS = frozenset(
+    {
+        Reason.IMAGE_PULL_BACK_OFF,
+        Reason.CRASH_LOOP_BACK_OFF,
+        Reason.SANDBOX_FAILED,
+        Reason.HOST_PORT_IN_USE,
+        Reason.START_ERROR,
+    }
+)
+
+
+class End(StrEnum):
+    """What an allocation that has ended means for its slot."""
+
+    DONE = "done"
+    FAILED = "failed"
+    LOST = "lost"
+    FAILED_START = "failed to start"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One slot. `current`: its live allocation, else its newest."""
+
+    number: int
+    standing: Standing
+    current: Allocation | None = None
+    outdated: bool = False
+    """The current allocation has another spec than the workload."""
+    doubles: tuple[Allocation, ...] = ()
+    """Live allocations beside the current one. There should be none."""
+    older: tuple[Allocation, ...] = ()
+    """Released allocations beside the current one, newest first."""
+    failures: int = 0
+    """Failed starts in a row that the next allocation inherits."""
+    avoid: str = ""
+    """The node that the next allocation had better not be on."""
+    due: datetime | None = None
+    cause: str = ""
+    """Why the next allocation is made."""
+
+    @property
+    def available(self) -> bool:
+        return self.standing in AVAILABLE
+
+    @property
+    def came_out_badly(self) -> bool:
+        """Its allocation has the present spec and did not come up, or failed: the next slot would fare no better."""
+        if self.current is None or self.outdated:
+            return False
+        match self.standing:
+            case Standing.BROKEN | Standing.FAILED | Standing.BACKING_OFF:
+                return True
+            case Standing.COMING_UP:
+                return self.current.failures > 0
+            case Standing.CLEARING:
+                return self.current.desired is Desired.RUN
+            case Standing.READY | Standing.UNSURE | Standing.STOPPING | Standing.DONE | Standing.EMPTY:
+                return False
+
+    @property
+    def rerun(self) -> bool:
+        """It ended for good, at a spec that has changed since, and nothing of it is left."""
+        ended = self.standing in {Standing.DONE, Standing.FAILED}
+        return ended and self.outdated and self.current is not None and self.current.released
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """A workload's allocations in their slots, and those of slots that it has no more."""
+
+    wanted: tuple[Slot, ...]
+    surplus: tuple[Allocation, ...]
+
+    def pausing(self, nowhere: Collection[int]) -> Slot | None:
+        """The first slot that pauses a change, if any. nowhere: slots for which no node has room; one that had an
+        allocation before lost it to the change, one that never had one says nothing of the spec."""
+        for slot in self.wanted:
+            if slot.came_out_badly or (slot.number in nowhere and slot.current is not None):
+                return slot
+        return None
+
+    @property
+    def unavailable(self) -> int:
+        return sum(not s.available for s in self.wanted)
+
+
+def sort_into_slots(view: WorkloadView, nodes: Mapping[str, NodeView], now: datetime) -> Slots:
+    """Every allocation row of the workload, sorted. Rows that are being removed count as gone already."""
+    by_slot: dict[int, list[Allocation]] = defaultdict(list)
+    for allocation in sorted(view.allocations, key=_age):
+        if allocation.live or allocation.desired is not Desired.REMOVE:
+            by_slot[allocation.slot].append(allocation)
+    spec_hash = view.spec.replacing_hash()
+    wanted = tuple(_sort(n, by_slot.pop(n, []), view, spec_hash, nodes, now) for n in range(view.spec.replicas))
+    return Slots(wanted, tuple(a for number in sorted(by_slot) for a in by_slot[number]))
+
+
+def end_of(allocation: Allocation, policy: RestartPolicy) -> End:
+    """What the end of this allocation means under the workload's present restart policy."""
+    stopped_by_us = allocation.desired is not Desired.RUN
+    if allocation.state is State.SUCCEEDED:
+        # A job may finish its work while the stop is on its way to it; then it is done all the same.
+        finished = allocation.reason == Reason.COMPLETED and policy is not RestartPolicy.ALWAYS
+        return End.STOPPED if stopped_by_us and not finished else End.DONE
+    if Reason.NODE_LOST in {allocation.reason, allocation.desired_reason}:
+        # What may have run must not run twice under Never.
+        return End.FAILED if policy is RestartPolicy.NEVER else End.LOST
+    if stopped_by_us:
+        return End.STOPPED
+    return End.FAILED if allocation.started_once else End.FAILED_START
+
+
+def backoff(failures: int) -> timedelta:
+    """The wait after this many failed starts in a row."""
+    # 2**5 is past the longest already; more would only make a large number.
+    return timedelta(seconds=min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(failures - 1, 5)))
+
+
+def _age(allocation: Allocation) -> tuple[datetime, str]:
+    return allocation.created_at, allocation.id
+
+
+def _sort(
+    number: int,
+    allocations: list[Allocation],
+    view: WorkloadView,
+    spec_hash: str,
+    nodes: Mapping[str, NodeView],
+    now: datetime,
+) -> Slot:
+    """allocations: the slot's, oldest first."""
+    live = [a for a in allocations if a.live]
+    released = tuple(reversed([a for a in allocations if not a.live]))
+    if live:
+        kept = max(live, key=lambda a: _worth(a, spec_hash))
+        return Slot(
+            number,
+            _standing(kept, view.spec.restart_policy, nodes.get(kept.node)),
+            current=kept,
+            outdated=kept.spec_hash != spec_hash,
+            doubles=tuple(a for a in live if a is not kept),
+            older=released,
+        )
+    if not released:
+        return Slot(number, Standing.EMPTY, cause=f"slot {number} has no allocation")
+    return _follow(number, released[0], released[1:], view, spec_hash, now)
+
+
+def _worth(allocation: Allocation, spec_hash: str) -> tuple[object, ...]:
+    """Which of several live ones to keep: wanted, alive, of the present spec, proven to run; then the newest that its
+    agent accepted."""
+    return (
+        allocation.desired is Desired.RUN,
+        not allocation.state.ended,
+        allocation.spec_hash == spec_hash,
+        allocation.started_once,
+        allocation.accepted_revision > 0,
+        _age(allocation),
+    )
+
+
+def _standing(allocation: Allocation, policy: RestartPolicy, node: NodeView | None) -> Standing:
+    """The standing of a live allocation."""
+    if allocation.state.ended:
+        match end_of(allocation, policy):
+            case End.DONE:
+                return Standing.DONE
+            case End.FAILED:
+                return Standing.FAILED
+            case End.LOST | End.FAILED_START | End.STOPPED:
+                return Standing.CLEARING
+    if allocation.desired is not Desired.RUN or allocation.state is State.TERMINATING:
+        return Standing.STOPPING
+    if node is None or not node.ready or allocation.reason == Reason.RUNTIME_UNREACHABLE:
+        return Standing.UNSURE
+    if allocation.ready:
+        return Standing.READY
+    if allocation.reason in BROKEN_REASONS:
+        return Standing.BROKEN
+    # Running with a reason that this version doesn't know: it may well serve, so a change must not take it for down.
+    return Standing.COMING_UP if allocation.state is State.PENDING else Standing.UNSURE
+
+
+def _follow(
+    number: int, last: Allocation, older: tuple[Allocation, ...], view: WorkloadView, spec_hash: str, now: datetime
+) -> Slot:
+    """A slot whose allocations are all released, by how the last one ended."""
+
+    def slot(
+        standing: Standing, cause: str = "", *, failures: int = 0, avoid: str = "", due: datetime | None = None
+    ) -> Slot:
+        outdated = last.spec_hash != spec_hash
+        return Slot(number, standing, last, outdated, (), older, failures, avoid, due, cause)
+
+    outdated = last.spec_hash != spec_hash
+    inherited = 0 if outdated or last.started_once else last.failures
+    match end_of(last, view.spec.restart_policy):
+        case End.DONE:
+            return slot(Standing.DONE, f"{last.id} ended with an earlier spec")
+        case End.FAILED:
+            return slot(Standing.FAILED, f"{last.id} failed with an earlier spec")
+        case End.STOPPED:
+            return slot(
+                Standing.EMPTY, f"{last.id} was stopped ({last.desired_reason or 'Stopped'})", failures=inherited
+            )
+        case End.LOST:
+            return slot(Standing.EMPTY, f"{last.id} was lost with its node {last.node}", failures=inherited)
+        case End.FAILED_START if outdated:
+            # Another spec is another chance: neither its wait nor its count is inherited.
+            return slot(Standing.EMPTY, f"{last.id} failed to start with an earlier spec")
+        case End.FAILED_START:
+            failures = last.failures + 1
+            due = _ended_at(last) + backoff(failures)
+            standing = Standing.BACKING_OFF if due > now else Standing.EMPTY
+            cause = f"{last.id} failed to start on {last.node} ({last.reason}); this is try {failures + 1}"
+            return slot(standing, cause, failures=failures, avoid=last.node, due=due)
+
+
+def _ended_at(allocation: Allocation) -> datetime:
+    """When it ended by the node's clock, but never later than when we heard of it: a fast clock must not hold a slot
+    down for longer than its backoff."""
+    known = [t for t in (allocation.finished_at, allocation.observed_at) if t is not None]
+    return min(known, default=allocation.created_at)

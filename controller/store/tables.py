@@ -1,0 +1,89 @@
+"""Tables: what one transaction can ask and write. The rules (rules/) are written against it alone.
+
+One rule: rows that a writing transaction asked for stay as they are until it ends. SQLite has one writer at a time,
+the twin never yields inside a transaction, PostgreSQL locks rows, always in this order: lease, nodes, runtime classes,
+workloads (which guard their allocations), events, the counter.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from controller.plan.snapshot import HostPort
+from controller.store.batch import Batch
+from controller.store.contract import AllocationFilter, Change, Errand, EventFilter
+from controller.store.records import NodeRecord, Usage, WorkloadRecord
+from kakuri.model import Allocation, Event, RuntimeClass
+from kakuri.selector import Selector
+
+CHANGES_KEPT = 50_000
+"""Fewer, and a watcher that was away for a while must list again; more, and the log outgrows the objects."""
+EVENTS_KEPT = 10_000
+"""For the whole store; the least recently seen go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """One more than limit is returned when there are more."""
+
+    limit: int
+    after: str | None = None
+    ids: Sequence[str] | None = None
+
+
+class Tables(Protocol):
+    cluster_id: str
+
+    # -- lists, in id order (events: by last_seen) -------------------------------------------------------------------
+    def list_workloads(self, selector: Selector, page: Paging) -> list[tuple[WorkloadRecord, str]]:
+        """Each with a node that is not ready and has a live allocation of it, or ""."""
+
+    def list_allocations(self, where: AllocationFilter, page: Paging) -> list[tuple[Allocation, bool]]:
+        """Each with whether its node is ready."""
+
+    def list_nodes(self, selector: Selector, page: Paging) -> list[tuple[NodeRecord, Usage]]: ...
+    def list_runtime_classes(self, page: Paging) -> list[RuntimeClass]: ...
+    def list_events(self, where: EventFilter, page: Paging) -> list[Event]: ...
+    def workload_ids(self, *, after: str, limit: int) -> list[str]: ...
+    def waiting_ids(self, *, limit: int) -> list[str]: ...
+
+    # -- the counter and its log -------------------------------------------------------------------------------------
+    def resource_version(self) -> int: ...
+    def changes_held_after(self) -> int:
+        """Changes up to this one are no longer held."""
+
+    def changes_since(self, resource_version: int, *, limit: int) -> list[Change]: ...
+    def lease_epoch(self) -> int: ...
+
+    # -- rows by key -------------------------------------------------------------------------------------------------
+    def nodes(self, ids: Collection[str] | None = None) -> dict[str, NodeRecord]:
+        """These, or all. A writer that names them keeps them."""
+
+    def runtime_classes(self, *, keep: Collection[str] = ()) -> dict[str, RuntimeClass]:
+        """All of them. keep: the ones that stay as they are."""
+
+    def workloads(self, ids: Collection[str]) -> dict[str, WorkloadRecord]: ...
+    def silent_nodes(self, workload_ids: Collection[str]) -> dict[str, str]:
+        """Of these workloads, those with a live allocation on a node that is not ready, and one such node."""
+
+    def keep_workloads(self, ids: Collection[str]) -> None:
+        """These workloads and their allocations stay as they are."""
+
+    def owners_on(self, node: str, ids: Collection[str] | None = None) -> list[str]:
+        """The workloads that have allocations on the node (of these ids)."""
+
+    def allocations(self, ids: Collection[str]) -> list[Allocation]: ...
+    def allocations_of(self, workload_ids: Collection[str]) -> list[Allocation]: ...
+    def allocations_on(self, node: str) -> list[Allocation]: ...
+    def errands(self, node: str, *, limit: int) -> list[Errand]: ...
+    def has_errands(self, node: str) -> bool: ...
+    def users_of(self, runtime_class: str) -> tuple[list[str], list[str]]:
+        """The workloads that ask for it, and the allocations of it that are not released."""
+
+    def usage(self, nodes: Collection[str] | None = None) -> dict[str, Usage]: ...
+    def host_ports(self) -> dict[str, frozenset[HostPort]]:
+        """By node, of allocations that are not released."""
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+    def write(self, batch: Batch) -> int:
+        """Writes it all and returns how many changes that were."""

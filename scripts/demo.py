@@ -1,0 +1,191 @@
+"""The main job, shown: starts kakuri, applies examples/, shows the table converging, says what to try next.
+
+Stays up until Ctrl-C; with DEMO_EXIT=1 it ends with 0 once all has converged. Either way nothing is left behind.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from kakuri.client import Client, ClientError, Object
+
+ROOT = Path(__file__).resolve().parent.parent
+KAKURI = Path(sys.executable).with_name("kakuri")
+CONVERGES_S = 180.0
+"""Pulling nothing, starting a dozen containers on two cores takes about ten seconds."""
+PORTS = {"--http-port": 8080, "--agent-port": 9001, "--json-port": 9000}
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> int:
+    exits = os.environ.get("DEMO_EXIT", "") not in {"", "0"}
+    folder = Path(tempfile.mkdtemp(prefix="kakuri-demo-"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with _dev(folder) as info:
+            return asyncio.run(_show(info, folder, exits=exits))
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _dev(folder: Path) -> Iterator[Mapping[str, str]]:
+    """A running `kakuri dev`; its dev.json. When this ends, so have the workloads and the runtime."""
+    ports = [word for name, port in PORTS.items() for word in (name, str(_usable(port)))]
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        [KAKURI, "dev", "--dir", str(folder), *ports], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"kakuri dev did not start; its logs are in {folder / 'logs'}")
+        console.print(line.strip())
+        yield json.loads((folder / "dev.json").read_text())
+    finally:
+        console.print("ending the workloads and the runtime …")
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(KeyboardInterrupt):
+            process.wait(60)
+        process.stdout.close()
+
+
+def _usable(port: int) -> int:
+    """The port, when nothing has it; else 0, which means any."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
+
+
+async def _show(info: Mapping[str, str], folder: Path, *, exits: bool) -> int:
+    server = info["http"]
+    if info["runtime"] == "fake":
+        console.print("No container can be run here: all workloads below are [bold]simulated[/bold].")
+    console.print("\n[bold]kakuri apply -f examples/[/bold]")
+    applied = subprocess.run(  # noqa: ASYNC221, S603 - our own program, and nothing else runs yet
+        [KAKURI, "--server", server, "apply", "-f", str(ROOT / "examples")], check=False
+    )
+    if applied.returncode:
+        return applied.returncode
+    async with Client(server) as client:
+        try:
+            async with asyncio.timeout(CONVERGES_S):
+                workloads = await _watch(client)
+        except TimeoutError:
+            console.print(f"not converged within {CONVERGES_S:.0f} s; see {folder / 'logs'}")
+            return 1
+    _tell(workloads, info, folder)
+    if not exits:
+        console.print("\nup until Ctrl-C")
+        await asyncio.Event().wait()
+    return 0
+
+
+async def _watch(client: Client) -> Mapping[str, Object]:
+    """Shows the table until all has converged; the workloads then."""
+    with Live(console=console, refresh_per_second=8) as live:
+        async for view in client.mirror("Workload"):
+            live.update(_table(view.objects))
+            if await _converged(client):
+                return view.objects
+    raise ClientError("the watch ended")
+
+
+async def _converged(client: Client) -> bool:
+    """No action is due, and each replica runs, has ended, or waits for a place and says why."""
+    workloads = (await client.list("Workload")).items
+    allocations = (await client.list("Allocation")).items
+    if any(w["status"]["observed_generation"] != w["generation"] for w in workloads):
+        return False
+    if any(a["accepted_revision"] != a["revision"] for a in allocations):
+        return False
+    for workload in workloads:
+        newest = {a["slot"]: a for a in allocations if a["workload"] == workload["id"] and a["desired"] == "run"}
+        settled = sum(
+            (a["state"] == "Running" and not a["reason"]) or a["state"] in {"Succeeded", "Failed"}
+            for a in newest.values()
+        )
+        unplaced = workload["status"]["desired"] - len(newest)
+        waits = workload["status"]["reason"] == "Unschedulable" and bool(workload["status"]["message"])
+        if settled != len(newest) or (unplaced and not waits):
+            return False
+    return True
+
+
+def _table(workloads: Mapping[str, Object]) -> Table:
+    table = Table("workload", "runtime class", "ready", "state", "reason", "exit", "node", box=None, pad_edge=False)
+    for id_, workload in sorted(workloads.items()):
+        status = workload["status"]
+        state = status["state"] + (" (simulated)" if status.get("simulated") else "")
+        colour = {"Running": "green", "Succeeded": "green", "Failed": "red"}.get(status["state"], "yellow")
+        table.add_row(
+            id_,
+            workload["runtime_class"],
+            f"{status['ready']}/{status['desired']}",
+            f"[{colour}]{state}[/{colour}]",
+            status["reason"],
+            str(status.get("exit_code", "")),
+            status.get("node") or "",
+        )
+    return table
+
+
+def _tell(workloads: Mapping[str, Object], info: Mapping[str, str], folder: Path) -> None:
+    """What was shown, seen from four sides. Each line is what was read just now."""
+    server = info["http"]
+    console.print("\n[bold]why is zone pending?[/bold]")
+    console.print("  " + workloads["zone"]["status"]["message"])
+    for id_ in ("job-done", "sandboxed"):
+        console.print(f"\n[bold]kakuri logs {id_}[/bold]   (the machine's own kernel is {os.uname().release})")
+        logs = _output(KAKURI, "--server", server, "logs", id_)
+        console.print("  " + logs.replace("\n", "\n  "))
+    if info["runtime"] != "fake":
+        console.print("\n[bold]curl http://127.0.0.1:18080/[/bold]")
+        console.print("  " + _fetched("http://127.0.0.1:18080/"))
+    query = "select id, image, runtime_class, node, state, reason from workloads"
+    if shutil.which("sqlite3"):
+        console.print(f"\n[bold]sqlite3 {folder / 'kakuri.db'} '{query}'[/bold]")
+        console.print("  " + _output("sqlite3", str(folder / "kakuri.db"), query).replace("\n", "\n  "))
+    console.print(f"\nthe reconcile log is {folder / 'logs' / 'controller.log'}")
+    console.print(
+        f"try: export KAKURI_SERVER={server}; {KAKURI} get workloads; {KAKURI} describe zone; {KAKURI} events"
+    )
+
+
+def _output(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own commands
+    return (done.stdout or done.stderr).strip()
+
+
+def _fetched(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http, on loopback
+            return str(answer.read().decode().strip())
+    except (urllib.error.URLError, OSError) as error:
+        return f"no answer: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
