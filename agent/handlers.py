@@ -78,13 +78,13 @@ def write_runsc_config(places: Places, platform: GvisorPlatform) -> None:
 def _runc(places: Places) -> RuntimeHandler | str:
     program = find_program("runc")
     if program is None:
-        return "runc is not installed; install it with: apt-get install runc"
+        return "not installed; install it with: apt-get install runc"
     return _under_runc_shim("runc", program, places)
 
 
 def _runsc(places: Places, platform: GvisorPlatform) -> RuntimeHandler | str:
     if find_program("runsc") is None:
-        return "runsc (gVisor) is not installed; install it with: apt-get install runsc"
+        return "gVisor is not installed; install it with: apt-get install runsc"
     if platform == "systrap" and not _has_seccomp():
         return "its platform systrap needs a kernel with seccomp filters; set the gVisor platform to ptrace"
     if find_program("containerd-shim-runsc-v1") is not None:
@@ -104,11 +104,9 @@ def _kata() -> RuntimeHandler | str:
 def _crun(places: Places) -> RuntimeHandler | str:
     program = find_program("crun")
     if program is None:
-        return "crun is not installed; install it with: apt-get install crun"
+        return "not installed; install it with: apt-get install crun"
     if not is_cgroup_v2():
-        return (
-            "crun needs cgroup v2, and this machine's /sys/fs/cgroup is v1 or both; boot it with the unified hierarchy"
-        )
+        return "it needs cgroup v2, and this machine's /sys/fs/cgroup is v1 or both; boot it with the unified hierarchy"
     return _under_runc_shim("crun", program, places)
 
 

@@ -73,7 +73,8 @@ class _Batch:
     entries: dict[str, Entry] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
     fence: _Fence | None = None
-    written: bool = False
+    over: bool = False
+    """Written, or failed to be."""
     error: LedgerUnwritable | None = None
 
 
@@ -118,6 +119,11 @@ class Ledger:
         """Whether what entries says of it is on the disk."""
         return self._durable.get(id_) is self._latest.get(id_)
 
+    def durable_revision(self, id_: str) -> int:
+        """The newest revision of it that is on the disk."""
+        entry = self._durable.get(id_)
+        return entry.revision if entry is not None else 0
+
     async def accept(self, entry: Entry) -> None:
         """A new allocation is durable."""
         self._put(entry)
@@ -158,14 +164,21 @@ class Ledger:
         self._batch.records.append(_entry_record(entry))
 
     async def _commit(self, batch: _Batch) -> None:
-        async with self._lock:
-            # Whoever comes first writes for all who joined meanwhile.
-            if not batch.written:
-                self._batch = _Batch()
-                batch.written = True
-                await self._write(batch)
+        cancelled: asyncio.CancelledError | None = None
+        while not batch.over:
+            # A caller that is cut off stays until it is known whether its records are on the disk: see the one rule.
+            try:
+                async with self._lock:
+                    # Whoever comes first writes for all who joined meanwhile.
+                    if not batch.over:
+                        self._batch = _Batch()
+                        await self._write(batch)
+            except asyncio.CancelledError as asked:
+                cancelled = asked
         if batch.error is not None:
             raise batch.error
+        if cancelled is not None:
+            raise cancelled
 
     async def _write(self, batch: _Batch) -> None:
         whole = self._broken or self._file.size > self._compact_over
@@ -176,7 +189,7 @@ class Ledger:
             try:
                 await asyncio.wait({writing})
             except asyncio.CancelledError as asked:
-                cancelled = asked  # the thread can't be called back; only its end says what is on the disk
+                cancelled = asked  # the thread can't be called back
         failed = writing.exception()
         if failed is not None:
             self._give_up(batch, failed)
@@ -185,6 +198,7 @@ class Ledger:
             self._broken = False
             if whole:
                 self._compact_over = max(COMPACT_OVER_BYTES, 4 * self._file.size)
+        batch.over = True
         if cancelled is not None:
             raise cancelled
 

@@ -86,7 +86,7 @@ async def rotate(
 ) -> bool:
     """Whether the log was rotated: it was too long, is renamed, and the runtime writes a new one. While it runs only.
 
-    reopen: makes the runtime open the log's path again. When it fails, the log has its name back, and so does the error.
+    reopen: makes the runtime open the log's path again. When it fails, the log gets its name back.
     """
     current = directory / f"{attempt}.log"
     size = _size(current)
@@ -311,12 +311,12 @@ def _rotated(directory: Path, attempt: int) -> list[tuple[int, Path]]:
 def _files(directory: Path) -> Iterator[tuple[int, int, Path]]:
     """Attempt, k (0 for the one being written) and path of each log."""
     try:
-        names = os.listdir(directory)
+        paths = list(directory.iterdir())
     except FileNotFoundError:
         return
-    for name in names:
-        if match := _NAME.fullmatch(name):
-            yield int(match[1]), int(match[2] or 0), directory / name
+    for path in paths:
+        if match := _NAME.fullmatch(path.name):
+            yield int(match[1]), int(match[2] or 0), path
 
 
 _NAME = re.compile(r"(\d+)\.log(?:\.(\d+))?")

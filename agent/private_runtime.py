@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -120,13 +119,14 @@ class DetachedProgram:
         self._log = log
         self._pid_file = pid_file
         self._env = env
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: int | None = None
 
     def find(self) -> int | None:
         """Its pid while it runs, whoever started it."""
         if self._child is not None:
-            if self._child.poll() is None:
-                return self._child.pid
+            # Before its program is loaded, a new process has no command line to be told by.
+            if not _reap(self._child):
+                return self._child
             self._child = None
         try:
             noted = int(self._pid_file.read_text())
@@ -145,19 +145,24 @@ class DetachedProgram:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._pid_file.parent.mkdir(parents=True, exist_ok=True)
         self.bound_log()
-        with self._log.open("ab") as log:
-            # The program is one of the machine's, found by its absolute path.
-            self._child = subprocess.Popen(  # noqa: S603
-                self._argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=None if self._env is None else dict(self._env),
-                start_new_session=True,
-            )
-        self._note(self._child.pid)
-        return self._child.pid
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._child = os.posix_spawn(
+            "/bin/sh",
+            # A folder that we were started in could not be unmounted while it runs.
+            ["sh", "-c", 'cd / && exec "$@"', "sh", *self._argv],
+            os.environ if self._env is None else self._env,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(self._log), append, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+            # A signal that a shell had us ignore would be ignored by every container.
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+            setsigmask=[],
+        )
+        self._note(self._child)
+        return self._child
 
     async def wait_end(self) -> None:
         """Returns when it doesn't run, at once if it didn't."""
@@ -256,6 +261,15 @@ def _listens(path: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def _reap(child: int) -> bool:
+    """Whether this child of ours has ended; it is no zombie then."""
+    try:
+        ended, _ = os.waitpid(child, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return ended != 0
 
 
 async def _wait_exit(pid: int) -> None:

@@ -4,9 +4,8 @@ One rule: all of this may be forgotten. A restarted agent begins with none of it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from types import MappingProxyType
 
 from agent.action import Action, CreateContainer, EnsureImage, ProbePorts, Record, RunSandbox, StartContainer, Step
 from agent.entry import AttemptOver
@@ -54,7 +53,7 @@ class Progress:
     """As of just now: holds for one RunPodSandbox."""
     settle_at_ns: int = 0
     """Until then, a sandbox that isn't there may still come up."""
-    troubles: Mapping[type[Step], Trouble] = MappingProxyType({})
+    troubles: Mapping[type[Step], Trouble] = field(default_factory=dict)
 
     def without(self, *kinds: type[Step]) -> "Progress":
         left = {k: t for k, t in self.troubles.items() if k not in kinds}

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -65,7 +65,8 @@ def clear_remains(places: Places) -> None:
     """Nothing of it is left, and its folder under /run is gone. What could not be removed is in the log. Blocks."""
     sockets = list(_shim_sockets(places))
     cgroups = list(_cgroups(places, tuple(_processes(places))))
-    _until_done(lambda: _kill(_processes(places)))
+    # All are known before the first is killed: without its shim, a process's origin can't be told any more.
+    _until_done(lambda: _kill(tuple(_processes(places))))
     _until_done(lambda: _unmount(tuple(_mounts(places))))
     for interface in tuple(_interfaces(places)):
         _run("ip", "link", "delete", interface)
@@ -86,14 +87,12 @@ def _until_done(attempt: Callable[[], bool]) -> None:
         time.sleep(_RETRY_S)
 
 
-def _kill(pids: Iterable[int]) -> bool:
+def _kill(pids: Sequence[int]) -> bool:
     """Whether there was none."""
-    none = True
     for pid in pids:
-        none = False
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return none
+    return not pids
 
 
 def _unmount(paths: Sequence[Path]) -> bool:
@@ -103,7 +102,7 @@ def _unmount(paths: Sequence[Path]) -> bool:
     return not paths
 
 
-def _remove_folders(paths: Iterable[Path]) -> bool:
+def _remove_folders(paths: Sequence[Path]) -> bool:
     """Whether all are gone. Of cgroups: their files go with them, and one with processes is refused."""
     for path in paths:
         with contextlib.suppress(OSError):

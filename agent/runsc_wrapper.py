@@ -11,7 +11,9 @@ plain sh and starts next to nothing. What it does, and why:
   sandbox of its own: runc's shim can't watch two containers in one. containerd writes the bundle's config.json without
   spaces, and a quote inside a value is escaped there, so only real keys match.
 - On start, the output goes to a file till it is over: the gofer inherits it, and the shim reads a pipe to its end.
-- On kill, "sandbox is not running" is said in the words that the shim takes for done.
+- On kill, "sandbox is not running" is said in the words that the shim takes for done. And a container that was created
+  but did not start, which runsc won't signal, is killed by the pid that the shim keeps in the bundle: it has run
+  nothing yet, and could never be removed otherwise.
 """
 
 import shlex
@@ -73,6 +75,7 @@ case $command in
         code=$?
         case $said in
             *'sandbox is not running'*) said='container not running' ;;
+            *'in state created'*) kill -9 "$(cat "${log%/*}/init.pid")" && exit ;;
         esac
         printf '%s\n' "$said" >&2
         exit "$code"

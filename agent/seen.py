@@ -53,6 +53,12 @@ class Seen:
         """Look again before anything else is done. What statuses told is kept for where the list agrees."""
         return replace(self, looked_at_ns=0)
 
+    def suspected(self, id_: str) -> "Seen":
+        """Ask for the status of this container or sandbox again. What isn't known means to look at all."""
+        if self.sandbox(id_) is None and all(c.id != id_ for c in self.containers):
+            return self.doubted()
+        return replace(self, inspected=self.inspected - {id_})
+
     def listed(
         self, sandboxes: Sequence[ObservedSandbox], containers: Sequence[ObservedContainer], at_ns: int
     ) -> "Seen":
@@ -89,6 +95,14 @@ class Seen:
     def with_container(self, container: ObservedContainer, *, inspected: bool) -> "Seen":
         rest = tuple(c for c in self.containers if c.id != container.id)
         return replace(self, containers=(*rest, container), inspected=self._marked(container.id, inspected))
+
+    def with_started(self, container_id: str) -> "Seen":
+        """After StartContainer; since when, its status will tell."""
+        return replace(
+            self,
+            containers=tuple(replace(c, state="running") if c.id == container_id else c for c in self.containers),
+            inspected=self.inspected - {container_id},
+        )
 
     def with_stopped(self, sandbox_id: str) -> "Seen":
         """After StopPodSandbox: its containers have ended too, but how is not known."""

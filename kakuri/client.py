@@ -10,10 +10,11 @@ wrong is one of the errors below and nothing else.
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
 
@@ -38,8 +39,9 @@ ANSWER_S = 30.0
 """For a whole answer. A page takes milliseconds; a store that waits for a lock may take seconds."""
 APPLY_S = 120.0
 """5,000 objects in one transaction on a slow disk."""
-SILENCE_S = 90.0
-"""A watch sends bookmarks more often. Silence for so long means that the line is dead."""
+SILENCE_S = 35.0
+"""A watch sends a bookmark every 10 s. Silence for so long means that the line is dead."""
+RELIST_S = 0.2
 PAGE = 1000
 _MAX_LINE = 16 * 1024 * 1024
 
@@ -49,7 +51,7 @@ class ClientError(Exception):
 
 
 class ServerUnreachable(ClientError):  # noqa: N818 - what the server is
-    """No answer came. started: whether an answer had begun."""
+    """No answer came, or it broke off."""
 
     def __init__(self, server: str, why: str, *, connected: bool = False) -> None:
         super().__init__(f"no kakuri server answers at {server}: {why}")
@@ -106,7 +108,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The objects at one moment, by id. changed: the ids that are new, other or gone since the view before."""
+    """The objects by id, as they are until the next view is asked for. changed: the ids that are new, other or gone
+    since the view before."""
 
     objects: Mapping[str, Object]
     changed: frozenset[str]
@@ -143,8 +146,8 @@ class Client:
 
     async def version(self) -> str:
         """The server's version."""
-        openapi = await self._json("GET", "/openapi.json")
-        return str(openapi.get("info", {}).get("version", ""))
+        answer = await self._json("GET", "/version")
+        return str(answer.get("version", ""))
 
     async def apply(
         self, objects: Sequence[Object], *, deletes: Sequence[Mapping[str, str]] = (), dry_run: bool = False
@@ -200,7 +203,7 @@ class Client:
         while True:
             listing = await self.list(kind, **filters)
             objects = {o["id"]: o for o in listing.items}
-            yield View(dict(objects), frozenset(objects), complete=True)
+            yield View(MappingProxyType(objects), frozenset(objects), complete=True)
             try:
                 async for change in self.watch(kind, listing.resource_version, **filters):
                     if change.type == "BOOKMARK":
@@ -210,19 +213,21 @@ class Client:
                         objects.pop(id_, None)
                     else:
                         objects[id_] = change.object
-                    yield View(dict(objects), frozenset({id_}))
+                    yield View(MappingProxyType(objects), frozenset({id_}))
             except ApiError as error:
                 if error.status != 410:
                     raise
+            # A server that ends watches at once must not be asked in a tight loop.
+            await asyncio.sleep(RELIST_S)
 
     async def delete(self, kind: str, id_: str) -> None:
         """Asked for: a workload is gone when its containers are."""
         await self._json("DELETE", self._path(kind, id_))
 
-    async def explanation(self, workload: str) -> list[Object]:
+    async def explanation(self, workload: str) -> Sequence[Object]:
         """For each node whether the workload's next allocation fits there, and why not."""
         answer = await self._json("GET", f"{self._path('Workload', workload)}/explanation")
-        nodes: list[Object] = answer["nodes"]
+        nodes: Sequence[Object] = answer["nodes"]
         return nodes
 
     async def logs(
@@ -360,7 +365,8 @@ def _why(error: BaseException) -> str:
         case aiohttp.ClientConnectorDNSError():
             return "there is no host of that name"
         case aiohttp.ClientConnectorError():
-            return (error.os_error.strerror or str(error.os_error)).removeprefix("Connect call failed ").lower()
+            number = error.os_error.errno  # its own text is only the address
+            return os.strerror(number).lower() if number else str(error.os_error).lower()
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError() | ConnectionError():
             return "it closed the connection"
         case TimeoutError():

@@ -40,7 +40,8 @@ def normalize_image(reference: str) -> str:
     first, slash, _ = name.partition("/")
     if not slash:
         name = f"docker.io/library/{name}"
-    elif not ("." in first or ":" in first or first == "localhost"):
+    elif not ("." in first or ":" in first or first == "localhost" or first != first.lower()):
+        # A first part in capitals can only be a registry's: paths are in lower case.
         name = f"docker.io/{name}"
     tag = f":{match['tag']}" if match["tag"] else ""
     digest = f"@{match['digest']}" if match["digest"] else ""

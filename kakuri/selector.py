@@ -59,7 +59,7 @@ def parse_selector(text: str) -> Selector:
     if not text.strip():
         return Selector()
     parts = _PART.findall(text)
-    if ",".join(parts) != text.rstrip(","):
+    if not parts or ",".join(parts) != text.rstrip(","):
         raise SelectorError(f"{text!r} is not a selector; use parts like app=web, tier!=db, canary or !old")
     return Selector(tuple(_parse_part(p.strip(), text) for p in parts))
 

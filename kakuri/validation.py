@@ -95,10 +95,14 @@ def _known_kind(value: Mapping[str, Any]) -> str:
 
 
 def explain(
-    error: ValidationError, model: type[Model] | None = None, *, source: Source | None = None
+    error: ValidationError,
+    model: type[Model] | None = None,
+    *,
+    source: Source | None = None,
+    limit: int | None = None,
 ) -> list[FieldProblem]:
-    """What pydantic found, in our words. model: what was validated, for did-you-mean."""
-    return [_problem(details, model, source) for details in error.errors(include_url=False)]
+    """What pydantic found, in our words. model: what was validated, for did-you-mean. limit: the first so many."""
+    return [_problem(details, model, source) for details in error.errors(include_url=False)[:limit]]
 
 
 def _problem(details: ErrorDetails, model: type[Model] | None, source: Source | None) -> FieldProblem:

@@ -35,7 +35,13 @@ class Allocations(Resource[Allocation]):
         return await store.get_allocation(id_)
 
     async def page(
-        self, store: ObjectReads, where: Where, *, limit: int, after: str | None = None, ids: Sequence[str] | None = None
+        self,
+        store: ObjectReads,
+        where: Where,
+        *,
+        limit: int,
+        after: str | None = None,
+        ids: Sequence[str] | None = None,
     ) -> Page[Allocation]:
         filter_ = AllocationFilter(where.terms.get("workload"), where.terms.get("node"), where.selector)
         return await store.list_allocations(filter_, limit=limit, after=after, ids=ids)

@@ -5,8 +5,7 @@ One rule: nothing is written before everything was found to be good, and all tha
 
 import asyncio
 import json
-from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from aiohttp import web
 
@@ -83,10 +82,10 @@ def _lists(body: object) -> tuple[list[Any], list[Any]]:
         errors.append(FieldError("/objects", "is no list; write a list of objects"))
     if not isinstance(deletes, list):
         errors.append(FieldError("/deletes", 'is no list; write a list of {"kind": ..., "id": ...}'))
+    if not body:
+        errors.append(FieldError("", "is empty; write objects, deletes, or both"))
     if errors:
         raise invalid(errors)
-    if not objects and not deletes:
-        raise invalid([FieldError("", "has neither objects nor deletes; there is nothing to do")])
     if len(objects) + len(deletes) > MAX_WRITES:
         count = len(objects) + len(deletes)
         raise invalid([FieldError("", f"has {count} objects and deletes; the most at once is {MAX_WRITES}")])
@@ -102,7 +101,9 @@ def _wrong_delete(value: object, place: str) -> list[FieldError]:
         if name not in {"kind", "id"}
     ]
     if value.get("kind") not in tuple(KINDS):
-        errors.append(FieldError(f"{place}/kind", f"is missing, or no kind that can be deleted; use {', '.join(KINDS)}"))
+        errors.append(
+            FieldError(f"{place}/kind", f"is missing, or no kind that can be deleted; use {', '.join(KINDS)}")
+        )
     id_ = value.get("id")
     if not isinstance(id_, str) or not id_ or len(id_) > MAX_NAME:
         errors.append(FieldError(f"{place}/id", "is missing, or no id; add it, such as web"))

@@ -46,9 +46,7 @@ def parse_json(raw: bytes) -> object:
     except UnicodeDecodeError as error:
         raise _unreadable(f"the body is not UTF-8: byte {error.start} does not fit") from None
     try:
-        value: object = json.loads(
-            text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite
-        )
+        value: object = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise _unreadable(f"the body is not JSON: {error.msg} at {where}") from None
@@ -140,6 +138,8 @@ def _check_strings(value: object) -> None:
                 waiting += members.values()
             case list() as items:
                 waiting += items
+            case _:
+                pass
 
 
 def _too_large(limit: int) -> Problem:

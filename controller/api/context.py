@@ -24,3 +24,5 @@ class Api:
     """Each says why the controller is not ready; empty text when it is."""
     bookmark_s: float
     """A watch that has nothing to say for so long says up to where that is."""
+    description: Callable[[], bytes]
+    """/openapi.json."""

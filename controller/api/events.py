@@ -11,9 +11,11 @@ from controller.api.resource import Resource
 from controller.store.contract import EventFilter, NotFound, Page
 from kakuri.model import Event
 
-OBJECT_KIND = Param("object_kind", {"enum": ["Workload", "Node", "RuntimeClass"]}, "Of objects of this kind.")
+OBJECT_KIND = Param(
+    "object_kind", {"type": "string", "enum": ["Workload", "Node", "RuntimeClass"]}, "Of objects of this kind."
+)
 OBJECT_ID = Param("object_id", {"type": "string", "minLength": 1, "maxLength": 63}, "Of the object with this id.")
-TYPE = Param("type", {"enum": ["Normal", "Warning"]}, "Of this type.")
+TYPE = Param("type", {"type": "string", "enum": ["Normal", "Warning"]}, "Of this type.")
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -30,7 +32,13 @@ class Events(Resource[Event]):
         return page.items[0]
 
     async def page(
-        self, store: ObjectReads, where: Where, *, limit: int, after: str | None = None, ids: Sequence[str] | None = None
+        self,
+        store: ObjectReads,
+        where: Where,
+        *,
+        limit: int,
+        after: str | None = None,
+        ids: Sequence[str] | None = None,
     ) -> Page[Event]:
         filter_ = EventFilter(**where.terms)
         return await store.list_events(filter_, limit=limit, after=after, ids=ids)

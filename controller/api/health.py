@@ -13,12 +13,12 @@ PING_S = 5.0
 """For the store to say that it can be written. SQLite's busy timeout may be spent in there by honest work."""
 
 
-async def alive(api: Api, request: web.Request) -> web.StreamResponse:
+async def alive(_api: Api, _request: web.Request) -> web.StreamResponse:
     """The process answers. Says nothing of the store: to restart the controller would not mend that."""
     return web.json_response({"status": "ok"})
 
 
-async def ready(api: Api, request: web.Request) -> web.StreamResponse:
+async def ready(api: Api, _request: web.Request) -> web.StreamResponse:
     """Requests can be served now; else 503 with why."""
     try:
         async with asyncio.timeout(PING_S):
@@ -31,9 +31,13 @@ async def ready(api: Api, request: web.Request) -> web.StreamResponse:
     return web.json_response({"status": "ok"})
 
 
-async def show_metrics(api: Api, request: web.Request) -> web.StreamResponse:
+async def show_metrics(_api: Api, _request: web.Request) -> web.StreamResponse:
     return web.Response(body=metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
-async def show_version(api: Api, request: web.Request) -> web.StreamResponse:
+async def show_version(api: Api, _request: web.Request) -> web.StreamResponse:
     return web.json_response({"version": api.version, "cluster_id": api.store.cluster_id})
+
+
+async def show_description(api: Api, _request: web.Request) -> web.StreamResponse:
+    return web.Response(body=api.description(), content_type="application/json")

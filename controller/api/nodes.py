@@ -28,7 +28,13 @@ class Nodes(Resource[Node]):
         return await store.get_node(id_)
 
     async def page(
-        self, store: ObjectReads, where: Where, *, limit: int, after: str | None = None, ids: Sequence[str] | None = None
+        self,
+        store: ObjectReads,
+        where: Where,
+        *,
+        limit: int,
+        after: str | None = None,
+        ids: Sequence[str] | None = None,
     ) -> Page[Node]:
         return await store.list_nodes(selector=where.selector, limit=limit, after=after, ids=ids)
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from controller.api.body import MAX_OBJECT_BYTES, read_json
 from controller.api.context import Api
-from controller.api.problem import FieldError, invalid, of_store
+from controller.api.problem import FieldError, bad_request, invalid, of_store
 from controller.api.query import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -39,8 +39,12 @@ async def read_one(api: Api, request: web.Request, resource: Resource[Any]) -> w
 
 async def read_many(api: Api, request: web.Request, resource: Resource[Any]) -> web.StreamResponse:
     """A page, or with ?watch=1 what changes from now on."""
-    where = read_where(request, [p.name for p in resource.filters if p.name != "selector"])
-    if read_flag(request, "watch"):
+    where = read_where(request, resource.filters)
+    watching = read_flag(request, "watch")
+    for name in ("limit", "continue") if watching else ("resource_version",):
+        if name in request.query:
+            raise bad_request(f"{name} is {'for pages, not for a watch' if watching else 'for ?watch=1'}; leave it out")
+    if watching:
         return await watch(api, request, resource, where)
     limit = read_int(request, "limit", default=DEFAULT_LIMIT, least=1, most=MAX_LIMIT)
     scope = scope_of(request, api.store.cluster_id)
@@ -67,7 +71,9 @@ async def put(api: Api, request: web.Request, resource: Resource[Any]) -> web.St
     body = await read_json(request, limit=MAX_OBJECT_BYTES)
     id_ = request.match_info["id"]
     if isinstance(body, dict) and body.get("id", id_) != id_:
-        raise invalid([FieldError("/id", f"is another than the path's, {id_[:80]!r}; make them the same, or leave it out")])
+        raise invalid(
+            [FieldError("/id", f"is another than the path's, {id_[:80]!r}; make them the same, or leave it out")]
+        )
     manifest = _judge(body, resource, default_id=id_)
     outcome = await _write(api, resource, Put(manifest, mode="create" if create_only else "upsert", if_match=if_match))
     if outcome.result == "created":
@@ -79,8 +85,10 @@ async def delete(api: Api, request: web.Request, resource: Resource[Any]) -> web
     """202 with the object while what it stands for is being ended; 200 when it is gone at once."""
     if_match = read_if_match(request)
     id_ = resource.check_id(request.match_info["id"])
-    assert resource.kind == "Workload" or resource.kind == "Node" or resource.kind == "RuntimeClass"
-    outcome = await _write(api, resource, Delete(resource.kind, id_, if_match=if_match))
+    kind = resource.kind
+    assert kind != "Allocation"
+    assert kind != "Event"
+    outcome = await _write(api, resource, Delete(kind, id_, if_match=if_match))
     if outcome.object is None:
         return web.json_response({"kind": resource.kind, "id": id_})
     return shown(outcome.object, status=202)

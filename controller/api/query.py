@@ -21,6 +21,7 @@ from kakuri.selector import Selector, SelectorError, parse_selector
 DEFAULT_LIMIT = 500
 MAX_LIMIT = 1000
 """Objects a page. More makes one answer, and one read of the store, long for everybody else."""
+MAX_SELECTOR = 4096
 MAX_TAIL = 10_000_000
 _MAX_INT64 = 2**63 - 1
 
@@ -38,7 +39,7 @@ class Param:
 _FLAG = {"type": "string", "enum": ["0", "1", "false", "true"]}
 
 ID = Param("id", {"type": "string", "minLength": 1, "maxLength": 253}, "The object's id.", "path")
-SELECTOR = Param("selector", {"type": "string", "maxLength": 4096}, "Labels: `app=web,tier!=db,canary,!old`.")
+SELECTOR = Param("selector", {"type": "string", "maxLength": MAX_SELECTOR}, "Labels: `app=web,tier!=db,canary,!old`.")
 LIMIT = Param(
     "limit",
     {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
@@ -82,15 +83,18 @@ def check_known(request: web.Request, known: Collection[str]) -> None:
             raise bad_request(f"the query parameter {name!r} is given twice; keep one of them")
 
 
-def read_where(request: web.Request, filters: Collection[str]) -> Where:
-    """filters: the names of the route's own filters besides selector."""
-    terms: dict[str, str] = {}
-    for name in filters:
-        value = request.query.get(name)
-        if value is not None:
-            terms[name] = _plain(name, value)
+def read_where(request: web.Request, filters: Collection[Param]) -> Where:
+    """What of the filters the request gives."""
+    terms = {
+        param.name: _plain(param, request.query[param.name])
+        for param in filters
+        if param is not SELECTOR and param.name in request.query
+    }
+    text = request.query.get("selector", "")
+    if len(text) > MAX_SELECTOR:
+        raise bad_request(f"selector is over {MAX_SELECTOR} characters; select by fewer labels")
     try:
-        selector = parse_selector(request.query.get("selector", ""))
+        selector = parse_selector(text)
     except SelectorError as error:
         raise bad_request(f"selector: {error}") from None
     return Where(selector, terms)
@@ -143,6 +147,8 @@ def read_cursor(request: web.Request, scope: str) -> Cursor | None:
                 cursor = Cursor(after, version)
                 if seal == _seal(cursor, scope):
                     return cursor
+            case _:
+                pass
     except (binascii.Error, ValueError, RecursionError):
         pass
     raise bad_request("continue is no token of this list; pass the one of the page before, with the same filters")
@@ -181,8 +187,11 @@ def read_create_only(request: web.Request) -> bool:
     return True
 
 
-def _plain(name: str, value: str) -> str:
-    # Ids and kinds are ASCII; what else comes here would select nothing, and NUL upsets databases.
-    if not value or len(value) > 4 * MAX_NAME or not value.isascii() or not value.isprintable():
-        raise bad_request(f"{name} is {value[:80]!r}; use an id or a name, of at most {4 * MAX_NAME} characters")
+def _plain(param: Param, value: str) -> str:
+    allowed = param.schema.get("enum")
+    if allowed and value not in allowed:
+        raise bad_request(f"{param.name} is {value[:80]!r}; use {' or '.join(allowed)}")
+    # Ids are ASCII; what else comes here would select nothing, and NUL upsets databases.
+    if not value or len(value) > MAX_NAME or not value.isascii() or not value.isprintable():
+        raise bad_request(f"{param.name} is {value[:80]!r}; use an id, of at most {MAX_NAME} characters")
     return value

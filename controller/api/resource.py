@@ -36,12 +36,18 @@ class Resource(ABC, Generic[T]):
 
     @abstractmethod
     async def page(
-        self, store: ObjectReads, where: Where, *, limit: int, after: str | None = None, ids: Sequence[str] | None = None
+        self,
+        store: ObjectReads,
+        where: Where,
+        *,
+        limit: int,
+        after: str | None = None,
+        ids: Sequence[str] | None = None,
     ) -> Page[T]: ...
 
+    @abstractmethod
     def selects(self, where: Where, object_: Any) -> bool:
         """Whether page() would have this object, which is of this kind."""
-        return not where
 
     def born(self, object_: Any, since: datetime) -> bool:
         """Whether the object, which is of this kind, did not exist before then."""

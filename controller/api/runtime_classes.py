@@ -1,6 +1,7 @@
 """Runtime classes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from controller.api.ports import ObjectReads
 from controller.api.query import Where
@@ -18,9 +19,18 @@ class RuntimeClasses(Resource[RuntimeClass]):
         return await store.get_runtime_class(id_)
 
     async def page(
-        self, store: ObjectReads, where: Where, *, limit: int, after: str | None = None, ids: Sequence[str] | None = None
+        self,
+        store: ObjectReads,
+        where: Where,  # noqa: ARG002 - this kind has no filters
+        *,
+        limit: int,
+        after: str | None = None,
+        ids: Sequence[str] | None = None,
     ) -> Page[RuntimeClass]:
         return await store.list_runtime_classes(limit=limit, after=after, ids=ids)
+
+    def selects(self, where: Where, object_: Any) -> bool:  # noqa: ARG002 - as above
+        return True
 
 
 RUNTIME_CLASSES = RuntimeClasses()

@@ -24,7 +24,13 @@ class Workloads(Resource[Workload]):
         return await store.get_workload(id_)
 
     async def page(
-        self, store: ObjectReads, where: Where, *, limit: int, after: str | None = None, ids: Sequence[str] | None = None
+        self,
+        store: ObjectReads,
+        where: Where,
+        *,
+        limit: int,
+        after: str | None = None,
+        ids: Sequence[str] | None = None,
     ) -> Page[Workload]:
         return await store.list_workloads(selector=where.selector, limit=limit, after=after, ids=ids)
 

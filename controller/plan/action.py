@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from kakuri.model import Allocation, Desired, EventDraft, State, WorkloadSpec, WorkloadStatus
+from kakuri.model import Allocation, Desired, EventDraft, Reason, State, WorkloadSpec, WorkloadStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +131,11 @@ def carried_out(rows: Iterable[Allocation], actions: Iterable[Action], now: date
             case Update(id_, generation, spec):
                 row = after[id_]
                 after[id_] = row.with_(generation=generation, spec=spec, revision=row.revision + 1)
-            case Stop(id_, reason):
+            case Stop(id_, reason, message):
                 row = after[id_]
-                after[id_] = row.with_(
-                    desired=Desired.STOP,
-                    desired_reason=reason,
-                    revision=row.revision + 1,
-                    state=row.state if row.state.ended else State.TERMINATING,
-                )
+                asked = row.with_(desired=Desired.STOP, desired_reason=reason, revision=row.revision + 1)
+                leaving = {} if row.state.ended else {"state": State.TERMINATING, "reason": reason, "message": message}
+                after[id_] = asked.with_(**leaving)
             case Remove(id_, reason):
                 row = after[id_]
                 after[id_] = row.with_(desired=Desired.REMOVE, desired_reason=reason, revision=row.revision + 1)
@@ -159,6 +156,8 @@ def _new_row(place: Place, now: datetime) -> Allocation:
         spec_hash=place.spec_hash,
         spec=place.spec,
         failures=place.failures,
+        reason=Reason.STARTING,
+        message=f"placed on {place.node}",
         ledger_uid=place.ledger_uid,
         simulated=place.simulated,
         created_at=now,

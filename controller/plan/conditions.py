@@ -7,9 +7,10 @@ tells the same and writes nothing. For the same reason no stored message has a d
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from controller.plan.action import Waiting
-from controller.plan.replace import Slot, Slots, Standing
+from controller.plan.replace import STEADY_S, Slot, Slots, Standing
 from controller.plan.snapshot import NodeView, WorkloadView
 from kakuri.model import Allocation, Condition, Desired, EventDraft, EventType, Reason, State, WorkloadStatus
 
@@ -31,24 +32,13 @@ _MILD = (
     Reason.STOPPED,
     Reason.SCHEDULING,
 )
-_QUIET = frozenset(
-    {
-        Reason.NONE,
-        Reason.PULLING,
-        Reason.STARTING,
-        Reason.UPDATING,
-        Reason.STOPPED,
-        Reason.SCHEDULING,
-        Reason.SCALING_DOWN,
-        Reason.SCALED_TO_ZERO,
-        Reason.DELETED,
-        Reason.COMPLETED,
-    }
-)
-"""Reasons that are the usual course of things: no event warns of them."""
+_QUIET = frozenset({*_MILD, Reason.SCALING_DOWN}) - {Reason.RUNTIME_UNREACHABLE, Reason.NODE_SILENT}
+"""Reasons that are the usual course of things: a workload with these alone goes on."""
+_TOLD_HERE = frozenset({Reason.UNSCHEDULABLE, Reason.BACK_OFF, Reason.NODE_SILENT})
+"""Reasons that an event is made of here. What an agent reports is told where the report is recorded."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outlook:
     """A workload after its plan's actions, with all that its status is told from."""
 
@@ -61,12 +51,17 @@ class Outlook:
     why_nowhere: str
     now: datetime
 
-    @property
+    @cached_property
     def pausing(self) -> Slot | None:
         """The slot that pauses a change, while there is anything left to change."""
         if not any(s.outdated for s in self.slots.wanted):
             return None
         return self.slots.pausing(self.nowhere)
+
+    @cached_property
+    def down(self) -> int:
+        """How many slots count against max_unavailable."""
+        return self.slots.unavailable + len(self.slots.settling(self.now))
 
     def settled(self, slot: Slot) -> bool:
         """It has ended and nothing more is to become of it."""
@@ -112,17 +107,15 @@ def events_of(view: WorkloadView, status: WorkloadStatus) -> tuple[EventDraft, .
     """What the new status has that the stored one had not, as far as it is worth telling."""
     events: list[EventDraft] = []
     before = view.status
-    if status.reason not in _QUIET and (status.reason, status.message) != (before.reason, before.message):
+    if status.reason in _TOLD_HERE and (status.reason, status.message) != (before.reason, before.message):
         events.append(_event(view, EventType.WARNING, status.reason, status.message))
-    if status.state is State.SUCCEEDED and before.state is not State.SUCCEEDED:
-        events.append(_event(view, EventType.NORMAL, Reason.COMPLETED, f"{status.succeeded} of {status.desired} done"))
     old = next((c for c in before.conditions if c.type == "Progressing"), None)
     new = next(c for c in status.conditions if c.type == "Progressing")
     if new.reason == Reason.PAUSED and (old is None or (old.reason, old.message) != (new.reason, new.message)):
         events.append(_event(view, EventType.WARNING, new.reason, new.message))
-    if new.reason == Reason.UP_TO_DATE and status.ready and (old is None or old.reason != Reason.UP_TO_DATE):
-        ready = f"generation {view.generation}: {status.ready} of {status.desired} ready"
-        events.append(_event(view, EventType.NORMAL, new.reason, ready))
+    if new.reason == Reason.UP_TO_DATE and status.desired and (old is None or old.reason != Reason.UP_TO_DATE):
+        done = f"{status.ready} ready, {status.succeeded} succeeded of {status.desired}"
+        events.append(_event(view, EventType.NORMAL, new.reason, f"generation {view.generation}: {done}"))
     return tuple(events)
 
 
@@ -152,7 +145,7 @@ def _why(outlook: Outlook, slot: Slot) -> Waiting | None:
             return _leaving(outlook, current, Reason.STOPPED)
         case Standing.CLEARING:
             ended = f"{current.id} ended on {current.node}{_in_words(current)}"
-            message = f"{ended}; it is replaced once nothing of it is left there"
+            message = f"{ended}; it is replaced once nothing is left of it"
             return Waiting(slot.number, current.reason or Reason.ERROR, message)
         case Standing.BACKING_OFF:
             assert slot.due is not None
@@ -170,8 +163,8 @@ def _turn(outlook: Outlook, slot: Slot, current: Allocation) -> Waiting:
     if current.live and current.state.ended:
         return Waiting(slot.number, Reason.UPDATING, f"waits until nothing of {current.id} is left on {current.node}")
     limit = outlook.view.spec.max_unavailable
-    down = outlook.slots.unavailable
-    return Waiting(slot.number, Reason.UPDATING, f"waits its turn: {down} unavailable, max_unavailable is {limit}")
+    told = f"waits its turn: {outlook.down} not up for {STEADY_S} s, max_unavailable is {limit}"
+    return Waiting(slot.number, Reason.UPDATING, told)
 
 
 def _unsure(outlook: Outlook, slot: Slot, current: Allocation) -> Waiting:
@@ -185,6 +178,9 @@ def _leaving(outlook: Outlook, allocation: Allocation, reason: Reason) -> Waitin
     why = allocation.desired_reason or reason
     if (silence := _silence(outlook, allocation.node)) is not None:
         return Waiting(allocation.slot, why, f"{allocation.id} can't be ended: {silence}")
+    if allocation.live and why == Reason.NODE_LOST:
+        lost = f"{allocation.id} was lost; {allocation.node} is clearing away what is left of it"
+        return Waiting(allocation.slot, why, lost)
     if allocation.live:
         return Waiting(allocation.slot, why, f"{allocation.id} is stopping on {allocation.node}")
     verb = "is being removed from" if allocation.desired is Desired.REMOVE else "has ended on"
@@ -274,11 +270,8 @@ def _last_words(outlook: Outlook) -> str:
 
 def _shown(outlook: Outlook) -> list[Allocation]:
     """The allocations that the status counts: live ones, and the ends of finished slots."""
-    rows = [a for a in outlook.rows if a.live]
-    for slot in outlook.slots.wanted:
-        if slot.current is not None and slot.current.released and slot.standing in {Standing.DONE, Standing.FAILED}:
-            rows.append(slot.current)
-    return rows
+    ended = [s.current for s in outlook.slots.wanted if s.standing in {Standing.DONE, Standing.FAILED}]
+    return [*(a for a in outlook.rows if a.live), *(a for a in ended if a is not None and a.released)]
 
 
 def _is_updated(slot: Slot) -> bool:
@@ -305,7 +298,8 @@ def _available(outlook: Outlook, reason: str) -> Condition:
     if outlook.view.deleting or spec.replicas == 0:
         return _condition(outlook, "Available", status=False, reason=reason, message="")
     enough = available >= max(1, spec.replicas - spec.max_unavailable)
-    return _condition(outlook, "Available", status=enough, reason="" if enough else reason, message=counted)
+    why = "" if enough else reason or Reason.UPDATING
+    return _condition(outlook, "Available", status=enough, reason=why, message=counted)
 
 
 def _progressing(outlook: Outlook) -> Condition:
@@ -340,7 +334,7 @@ def _progressing(outlook: Outlook) -> Condition:
 
 
 def _condition(outlook: Outlook, type_: str, *, status: bool, reason: str, message: str) -> Condition:
-    """since stays while the status does."""
+    """The condition, with since as it was while the status has not changed."""
     before = next((c for c in outlook.view.status.conditions if c.type == type_), None)
     since = before.since if before is not None and before.status == status else outlook.now
     return Condition(type=type_, status=status, reason=reason, message=message, since=since)

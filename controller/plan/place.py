@@ -37,6 +37,14 @@ class Misfit:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A place, and why this node of all."""
+
+    node: NodeView
+    why: str
+
+
 class Room:
     """What is left on each node while one plan is made: the only thing in a pass that changes."""
 
@@ -62,32 +70,30 @@ class Search:
         self._count = Counter(taken)
         self._best: list[tuple[int, float, str]] | None = None
 
-    def take(self, *, avoid: str = "") -> NodeView | None:
-        """The best node, with the room taken; None when none fits. The node to avoid is taken only for want of any
+    def take(self, *, avoid: str = "") -> Found | None:
+        """The best place, with its room taken; None when no node fits. The node to avoid is taken only for want of any
         other."""
         if self._best is None:
             self._best = [self._rank(n) for n in self._nodes.values() if _fits(self._spec, n)]
             heapq.heapify(self._best)
         avoided: list[tuple[int, float, str]] = []
-        chosen: NodeView | None = None
-        while self._best and chosen is None:
+        while self._best:
             rank = heapq.heappop(self._best)
             node = self._nodes[rank[2]]
             if not _fits(self._spec, node):
                 continue  # Room only shrinks in a pass, so this node is out for good.
             if node.id == avoid:
                 avoided.append(rank)
-            else:
-                chosen = node
-        if chosen is None and avoided:
-            chosen = self._nodes[avoided.pop()[2]]
-        for rank in avoided:
-            heapq.heappush(self._best, rank)
-        if chosen is not None:
-            self._occupy(chosen)
-        return chosen
+                continue
+            for other in avoided:
+                heapq.heappush(self._best, other)
+            return self._occupy(node)
+        return self._occupy(self._nodes[avoided[0][2]]) if avoided else None
 
-    def _occupy(self, node: NodeView) -> None:
+    def _occupy(self, node: NodeView) -> Found:
+        assert self._best is not None
+        before = self._count[node.id]
+        why = f"has the fewest of its allocations ({before}), then most memory free" if self._best else "alone fits"
         self._nodes[node.id] = after = replace(
             node,
             used_memory_mb=node.used_memory_mb + self._spec.memory_mb,
@@ -95,8 +101,8 @@ class Search:
             host_ports=node.host_ports | {p for m in self._spec.ports if (p := _host_port(m)) is not None},
         )
         self._count[node.id] += 1
-        assert self._best is not None
         heapq.heappush(self._best, self._rank(after))
+        return Found(after, f"{node.id} {why}")
 
     def _rank(self, node: NodeView) -> tuple[int, float, str]:
         free = (node.memory_mb - node.used_memory_mb) / max(node.memory_mb, 1)
@@ -127,10 +133,8 @@ def why_nowhere(spec: WorkloadSpec, nodes: Iterable[NodeView], classes: Mapping[
             firsts.setdefault(misfit.lack, []).append(misfit.note)
     counted = [_counted(lack, firsts[lack], spec) for lack in Lack if lack in firsts]
     commonest = max(firsts, key=lambda lack: (len(firsts[lack]), -list(Lack).index(lack)))
-    nodes_ = "node" if len(machines) == 1 else "nodes"
-    return (
-        f"0 of {len(machines)} {nodes_} fit: {', '.join(counted)}; next: {_advice(commonest, spec, machines, classes)}"
-    )
+    advice = _advice(commonest, spec, machines, classes)
+    return f"0 of {len(machines)} nodes fit: {', '.join(counted)}; next: {advice}"
 
 
 def _fits(spec: WorkloadSpec, node: NodeView) -> bool:

@@ -13,6 +13,7 @@ to plan. Each workload's slots are first sorted into standings (replace.py), the
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from controller.plan.action import (
     Action,
@@ -57,9 +58,9 @@ class _Draft:
         self._snapshot = snapshot
         self._nodes = nodes
         self._search = room.search(view.spec, Counter(a.node for a in view.allocations if a.live))
-        self._suited = sum(n.ready and n.schedulable for n in snapshot.nodes)
         self._actions: list[Action] = []
         self._nowhere: set[int] = set()
+        self._sorted: tuple[int, Slots] | None = None
 
     def decide(self) -> "_Decided":
         if self._view.deleting:
@@ -74,7 +75,7 @@ class _Draft:
         """Deletion: stop what lives, remove what has ended, forget the workload when nothing is left."""
         if not self._view.allocations:
             self._actions.append(Forget(self._view.id, Reason.DELETED))
-        for allocation in sorted(self._view.allocations, key=lambda a: (a.slot, a.id)):
+        for allocation in self._rows():
             self._dismiss(allocation, Reason.DELETED, "the workload was deleted")
 
     def _run(self) -> None:
@@ -105,14 +106,18 @@ class _Draft:
                 self._replace(slot)
             elif slot.standing is Standing.FAILED and slot.rerun:
                 self._place(slot)
-        allowed = self._view.spec.max_unavailable - slots.unavailable
+        allowed = self._view.spec.max_unavailable - slots.unavailable - len(slots.settling(self._snapshot.now))
+        if slots.pausing(self._nowhere):
+            return
         for slot in outdated:
-            if allowed <= 0 or slots.pausing(self._nowhere):
+            if allowed <= 0:
                 return
             if slot.standing is Standing.READY:
                 self._replace(slot)
                 allowed -= 1
-            elif slot.standing is Standing.DONE and slot.rerun and self._place(slot):
+            elif slot.standing is Standing.DONE and slot.rerun:
+                if not self._place(slot):
+                    return
                 allowed -= 1
 
     def _replace(self, slot: Slot) -> None:
@@ -137,12 +142,11 @@ class _Draft:
     # -- single actions ------------------------------------------------------------------------------------------------
     def _place(self, slot: Slot) -> bool:
         view = self._view
-        if slot.number in self._nowhere:
-            return False
-        node = self._search.take(avoid=slot.avoid)
-        if node is None:
+        found = self._search.take(avoid=slot.avoid)
+        if found is None:
             self._nowhere.add(slot.number)
             return False
+        node = found.node
         self._actions.append(
             Place(
                 allocation_id=allocation_id(view.id, slot.number, self._snapshot.suffix(view.uid, slot.number)),
@@ -156,7 +160,7 @@ class _Draft:
                 failures=slot.failures,
                 ledger_uid=node.ledger_uid,
                 simulated=node.simulated,
-                reason=slot.cause,
+                reason=f"{slot.cause}; {found.why}",
             )
         )
         return True
@@ -174,10 +178,14 @@ class _Draft:
 
     # -- the rows as far as it is decided ------------------------------------------------------------------------------
     def _rows(self) -> tuple[Allocation, ...]:
-        return carried_out(self._view.allocations, self._actions, self._snapshot.now)
+        rows = carried_out(self._view.allocations, self._actions, self._snapshot.now)
+        return tuple(sorted(rows, key=lambda a: (a.slot, a.created_at, a.id)))
 
     def _slots(self) -> Slots:
-        return sort_into_slots(replace(self._view, allocations=self._rows()), self._nodes, self._snapshot.now)
+        if self._sorted is None or self._sorted[0] != len(self._actions):
+            view = replace(self._view, allocations=self._rows())
+            self._sorted = len(self._actions), sort_into_slots(view, self._nodes, self._snapshot.now)
+        return self._sorted[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +222,16 @@ class _Decided:
             status_changed=status != view.status,
             events=(*_events_of_actions(view, self.actions), *events_of(view, status)),
             waiting=waiting_of(outlook),
-            look_again_at=min(
-                (s.due for s in self.slots.wanted if s.standing is Standing.BACKING_OFF and s.due is not None),
-                default=None,
-            ),
+            look_again_at=_look_again_at(self.slots, self.snapshot.now),
         )
+
+
+def _look_again_at(slots: Slots, now: datetime) -> datetime | None:
+    """When a wait is over: a backoff, or the trial of a changed slot that others wait for."""
+    times = [s.due for s in slots.wanted if s.standing is Standing.BACKING_OFF and s.due is not None]
+    if any(s.outdated for s in slots.wanted):
+        times += slots.settling(now)
+    return min(times, default=None)
 
 
 def _events_of_actions(view: WorkloadView, actions: tuple[Action, ...]) -> list[EventDraft]:

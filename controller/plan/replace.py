@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from controller.plan.snapshot import NodeView, WorkloadView
 from kakuri.model import Allocation, Desired, Reason, RestartPolicy, State
@@ -21,6 +22,10 @@ FIRST_BACKOFF_S = 10
 """After a slot's first failed start. Shorter and a broken node is hammered; longer and a passing fault is felt."""
 LONGEST_BACKOFF_S = 300
 """Longer and a slot stays down long after its cause is gone; shorter and a hopeless one costs the node too much."""
+
+STEADY_S = 3
+"""How long a changed slot must have run before a change takes the next one down. Shorter and an image that dies as it
+starts goes through all slots before its death is known; longer and every change takes that much longer a slot."""
 
 
 class Standing(StrEnum):
@@ -82,6 +87,7 @@ class Slot:
     avoid: str = ""
     """The node that the next allocation had better not be on."""
     due: datetime | None = None
+    """When time alone changes what may follow: the next try of BACKING_OFF; READY has run for STEADY_S."""
     cause: str = ""
     """Why the next allocation is made."""
 
@@ -129,6 +135,10 @@ class Slots:
     @property
     def unavailable(self) -> int:
         return sum(not s.available for s in self.wanted)
+
+    def settling(self, now: datetime) -> list[datetime]:
+        """For each slot that has the present spec and runs since too short a time to trust it: when it may be."""
+        return [s.due for s in self.wanted if s.standing is Standing.READY and s.due is not None and s.due > now]
 
 
 def sort_into_slots(view: WorkloadView, nodes: Mapping[str, NodeView], now: datetime) -> Slots:
@@ -180,13 +190,16 @@ def _sort(
     released = tuple(reversed([a for a in allocations if not a.live]))
     if live:
         kept = max(live, key=lambda a: _worth(a, spec_hash))
+        standing = _standing(kept, view.spec.restart_policy, nodes.get(kept.node))
+        outdated = kept.spec_hash != spec_hash
         return Slot(
             number,
-            _standing(kept, view.spec.restart_policy, nodes.get(kept.node)),
+            standing,
             current=kept,
-            outdated=kept.spec_hash != spec_hash,
+            outdated=outdated,
             doubles=tuple(a for a in live if a is not kept),
             older=released,
+            due=_steady_at(kept) if standing is Standing.READY and not outdated else None,
         )
     if not released:
         return Slot(number, Standing.EMPTY, cause=f"slot {number} has no allocation")
@@ -232,39 +245,43 @@ def _follow(
     number: int, last: Allocation, older: tuple[Allocation, ...], view: WorkloadView, spec_hash: str, now: datetime
 ) -> Slot:
     """A slot whose allocations are all released, by how the last one ended."""
-
-    def slot(
-        standing: Standing, cause: str = "", *, failures: int = 0, avoid: str = "", due: datetime | None = None
-    ) -> Slot:
-        outdated = last.spec_hash != spec_hash
-        return Slot(number, standing, last, outdated, (), older, failures, avoid, due, cause)
-
     outdated = last.spec_hash != spec_hash
+    slot = partial(Slot, number, current=last, outdated=outdated, older=older)
     inherited = 0 if outdated or last.started_once else last.failures
     match end_of(last, view.spec.restart_policy):
         case End.DONE:
-            return slot(Standing.DONE, f"{last.id} ended with an earlier spec")
+            return slot(standing=Standing.DONE, cause=f"{last.id} ended with an earlier spec")
         case End.FAILED:
-            return slot(Standing.FAILED, f"{last.id} failed with an earlier spec")
+            return slot(standing=Standing.FAILED, cause=f"{last.id} failed with an earlier spec")
         case End.STOPPED:
-            return slot(
-                Standing.EMPTY, f"{last.id} was stopped ({last.desired_reason or 'Stopped'})", failures=inherited
-            )
+            why = last.desired_reason or Reason.STOPPED
+            return slot(standing=Standing.EMPTY, cause=f"{last.id} was stopped ({why})", failures=inherited)
         case End.LOST:
-            return slot(Standing.EMPTY, f"{last.id} was lost with its node {last.node}", failures=inherited)
+            return slot(standing=Standing.EMPTY, cause=f"{last.id} was lost on {last.node}", failures=inherited)
         case End.FAILED_START if outdated:
-            # Another spec is another chance: neither its wait nor its count is inherited.
-            return slot(Standing.EMPTY, f"{last.id} failed to start with an earlier spec")
+            # Another spec is another chance: neither the wait nor the count is inherited.
+            return slot(standing=Standing.EMPTY, cause=f"{last.id} failed to start with an earlier spec")
         case End.FAILED_START:
             failures = last.failures + 1
             due = _ended_at(last) + backoff(failures)
-            standing = Standing.BACKING_OFF if due > now else Standing.EMPTY
-            cause = f"{last.id} failed to start on {last.node} ({last.reason}); this is try {failures + 1}"
-            return slot(standing, cause, failures=failures, avoid=last.node, due=due)
+            return slot(
+                standing=Standing.BACKING_OFF if due > now else Standing.EMPTY,
+                cause=f"{last.id} failed to start on {last.node} ({last.reason}); this is try {failures + 1}",
+                failures=failures,
+                avoid=last.node,
+                due=due,
+            )
 
 
 def _ended_at(allocation: Allocation) -> datetime:
-    """When it ended by the node's clock, but never later than when we heard of it: a fast clock must not hold a slot
-    down for longer than its backoff."""
-    known = [t for t in (allocation.finished_at, allocation.observed_at) if t is not None]
-    return min(known, default=allocation.created_at)
+    return _heard(allocation, allocation.finished_at)
+
+
+def _steady_at(allocation: Allocation) -> datetime:
+    return _heard(allocation, allocation.started_at) + timedelta(seconds=STEADY_S)
+
+
+def _heard(allocation: Allocation, happened_at: datetime | None) -> datetime:
+    """When it happened by the node's clock, but never later than when we heard of it: a node whose clock is ahead must
+    not hold a slot up."""
+    return min((t for t in (happened_at, allocation.observed_at) if t is not None), default=allocation.created_at)

@@ -187,7 +187,7 @@ class Report:
     gone: tuple[str, ...] = ()
     asked_at: datetime | None = None
     """When the Observe was sent, by the clock that record_sent's now comes from. An allocation accepted after it may
-    be missing in a full answer without being lost; without it every accepted allocation that is missing counts as lost."""
+    be missing in a full answer without being lost; without it, each accepted one that is missing counts as lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +274,7 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
     def on_commit(self, kick: Callable[[], None]) -> None:
-        """kick is called, in the event loop, after each commit of this store that wrote changes. Without payload: what
+        """Kick is called, in the event loop, after each commit of this store that wrote changes. Without payload: what
         changed is read from the log. Other controllers' commits don't call it."""
 
     async def ping(self) -> None:

@@ -166,9 +166,7 @@ class NodeRecord:
         # What a canary proved is the handler: a class that a user pointed at another one since is not offered, and a
         # new name for a proved one is.
         proved = self.registration.runtime_classes if self.registration else ()
-        return any(
-            p.handler == runtime_class.handler or (p.id == runtime_class.id and not p.handler) for p in proved
-        )
+        return any(p.handler == runtime_class.handler or (p.id == runtime_class.id and not p.handler) for p in proved)
 
 
 def host_ports_of(spec: WorkloadSpec) -> frozenset[HostPort]:

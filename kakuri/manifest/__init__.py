@@ -56,9 +56,20 @@ class Entry:
     node: Node = field(repr=False)
 
     def error(self, location: Location, message: str) -> ManifestError:
-        """An error about this place in it, such as the server may find one."""
+        """An error about this place in it, such as the server may find one (see location)."""
         line, column = self.node.place(location)
         return ManifestError(self.file, line, column, FieldProblem(location, "").path, message)
+
+    def location(self, pointer: str) -> Location:
+        """What a JSON pointer into it points to."""
+        location: list[str | int] = []
+        node: Node | None = self.node
+        for raw in pointer.split("/")[1:]:
+            part = raw.replace("~1", "/").replace("~0", "~")
+            is_index = node is not None and isinstance(node.value, list) and part.isascii() and part.isdigit()
+            location.append(int(part) if is_index else part)
+            node = node.children.get(location[-1]) if node is not None else None
+        return tuple(location)
 
 
 def parse(sources: Iterable[str], *, stdin: BinaryIO | None = None) -> list[Manifest]:

@@ -110,18 +110,33 @@ def _none_is_absent(value: Any) -> Any:
     return {} if value is None else value
 
 
-Name = Annotated[StrictStr, AfterValidator(check_name)]
-Image = Annotated[StrictStr, AfterValidator(_check_image_field)]
+Name = Annotated[
+    StrictStr,
+    AfterValidator(check_name),
+    Field(json_schema_extra={"pattern": f"^{_DNS_LABEL.pattern}$", "maxLength": MAX_NAME}),
+]
+Image = Annotated[
+    StrictStr, AfterValidator(_check_image_field), Field(json_schema_extra={"examples": ["ghcr.io/example/app:1.0"]})
+]
+_MAP_OR_NOTHING = {"type": ["object", "null"]}
 Labels = Annotated[
-    dict[StrictStr, StrictStr], Field(max_length=64), BeforeValidator(_none_is_absent), AfterValidator(check_labels)
+    dict[StrictStr, StrictStr],
+    Field(max_length=64, json_schema_extra=_MAP_OR_NOTHING),
+    BeforeValidator(_none_is_absent),
+    AfterValidator(check_labels),
 ]
 Env = Annotated[
-    dict[StrictStr, StrictStr], Field(max_length=1024), BeforeValidator(_none_is_absent), AfterValidator(check_env)
+    dict[StrictStr, StrictStr],
+    Field(max_length=1024, json_schema_extra=_MAP_OR_NOTHING),
+    BeforeValidator(_none_is_absent),
+    AfterValidator(check_env),
 ]
 Argument = Annotated[StrictStr, Field(max_length=131_072), AfterValidator(_no_nul)]
 Arguments = Annotated[tuple[Argument, ...], Field(max_length=1024)]
-AbsolutePath = Annotated[StrictStr, Field(max_length=4096), AfterValidator(_check_absolute)]
-HostIp = Annotated[StrictStr, AfterValidator(_check_host_ip)]
+AbsolutePath = Annotated[
+    StrictStr, Field(max_length=4096, json_schema_extra={"pattern": "^/"}), AfterValidator(_check_absolute)
+]
+HostIp = Annotated[StrictStr, AfterValidator(_check_host_ip), Field(json_schema_extra={"format": "ipv4"})]
 Port = Annotated[StrictInt, Field(ge=1, le=65_535)]
 MemoryMb = Annotated[StrictInt, Field(ge=1, le=16_777_216)]  # 16 TiB: more is a slip of units, not a machine
 CpuMillicores = Annotated[StrictInt, Field(ge=1, le=1_024_000)]  # 1,024 cores, for the same reason

@@ -1,0 +1,187 @@
+"""Where the agent is put together: the only module that names all of its parts.
+
+One rule: SIGTERM ends the agent and nothing else. Containers and a private runtime live on, and the next agent on the
+same state dir finds them.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+from agent.calls import FEATURES, Calls
+from agent.canary import Canaries
+from agent.clock import SystemClock
+from agent.hand import ByHand
+from agent.jsonlines import serving
+from agent.ledger import LedgerError, open_ledger
+from agent.ledger_file import create
+from agent.observations import Observations
+from agent.private_runtime import Runtime, RuntimeUnavailable, supervise
+from agent.register import Registration, measure_capacity, node_labels
+from agent.runtimes import Found, find_runtimes
+from agent.server import BindError, serving_grpc
+from agent.settings import Settings, split_address
+from agent.shutdown import shut_down
+from agent.sync import Sync
+from kakuri import __version__
+from kakuri.log import configure, get_logger
+from kakuri.model import NodeRegistration
+
+FIRST_CANARIES_S = 15.0
+"""How long the first registration waits for canaries, so that a node that is ready also offers what it can."""
+_log = get_logger("agent")
+
+
+class AgentError(Exception):
+    """Why the agent can't start, in words."""
+
+
+async def run(settings: Settings, *, shutdown: bool) -> None:
+    """Serves until SIGTERM or SIGINT; or, for a shutdown, ends all that runs here. Raises AgentError."""
+    configure(settings.log_level)
+    state_dir = settings.state_dir.absolute()
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _alone(state_dir):
+            if shutdown:
+                await shut_down(settings, state_dir)
+            else:
+                await _serve(settings, state_dir)
+    except OSError as error:
+        raise AgentError(f"{error.filename or state_dir}: {error.strerror or error}") from error
+    except (LedgerError, RuntimeUnavailable, BindError) as error:
+        raise AgentError(str(error)) from error
+    except BaseExceptionGroup as group:
+        told, other = group.split((LedgerError, RuntimeUnavailable, BindError))
+        if told is None or other is not None:
+            raise
+        raise AgentError(str(_first(told))) from group
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+async def _serve(settings: Settings, state_dir: Path) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    (state_dir / "agent.json").unlink(missing_ok=True)
+    clock = SystemClock()
+    ledger = open_ledger(state_dir / "ledger")
+    observations = Observations(ledger.uid)
+    async with AsyncExitStack() as stack:
+        stack.callback(ledger.close)
+        found = await stack.enter_async_context(find_runtimes(settings, state_dir))
+        endpoints = found.endpoints
+        sync = Sync(ledger, observations, endpoints, clock, logs_folder=state_dir / "logs")
+        calls = Calls(ledger, observations, sync, endpoints, clock, logs_folder=state_dir / "logs")
+        address = ""
+
+        def describe() -> NodeRegistration:
+            return NodeRegistration(
+                address=address,
+                capacity=measure_capacity(),
+                labels=dict(labels),
+                runtime_classes=canaries.classes,
+                unproved=canaries.unproved,
+                instance=observations.instance,
+                ledger_uid=ledger.uid,
+                version=__version__,
+                runtime=canaries.runtime,
+                simulated=endpoints.simulated,
+                features=FEATURES,
+            )
+
+        labels = node_labels(settings)
+        registration = Registration(settings.node, describe, clock, observed_at_ns=lambda: calls.observed_at_ns)
+        canaries = Canaries(
+            endpoints,
+            clock,
+            state_dir / "proved.json",
+            changed=registration.changed,
+            unavailable=found.unavailable,
+        )
+        by_hand = ByHand(calls, ledger, canaries, clock)
+        async with asyncio.TaskGroup() as tasks:
+            work: list[asyncio.Task[None]] = [tasks.create_task(sync.run()), tasks.create_task(canaries.run())]
+            await sync.looked.wait()
+            host, port = split_address(settings.grpc)
+            async with serving_grpc(calls, host, port) as bound, _serving_json(by_hand, settings) as by_json:
+                address = settings.advertise or _reachable(host, bound)
+                served = {"pid": os.getpid(), "grpc": f"{host}:{bound}", "json": f"{by_json[0]}:{by_json[1]}"}
+                _announce(state_dir, served, found, found.runtime)
+                if found.private is not None:
+
+                    def restarted(now: Runtime) -> None:
+                        _announce(state_dir, served, found, now)
+
+                    work.append(tasks.create_task(supervise(found.private, restarted)))
+                work.append(tasks.create_task(_register(registration, canaries, settings.server)))
+                _log.info("agent serves", node=settings.node, runtime=found.kind, **served)
+                await stop.wait()
+                _log.info("agent ends", leaves="containers and runtime as they are")
+                for task in work:
+                    task.cancel()
+
+
+@asynccontextmanager
+async def _serving_json(by_hand: ByHand, settings: Settings) -> AsyncIterator[tuple[str, int]]:
+    async with AsyncExitStack() as stack:
+        try:
+            bound = await stack.enter_async_context(serving(by_hand, *split_address(settings.json_lines)))
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise BindError(f"--json {settings.json_lines}: can't listen there: {why}") from error
+        yield bound
+
+
+async def _register(registration: Registration, canaries: Canaries, server: str) -> None:
+    try:
+        async with asyncio.timeout(FIRST_CANARIES_S):
+            await canaries.tried.wait()
+    except TimeoutError:
+        _log.warning("canaries still fly", waited_s=FIRST_CANARIES_S)
+    await registration.run(server)
+
+
+def _announce(state_dir: Path, served: Mapping[str, object], found: Found, runtime: Runtime | None) -> None:
+    """agent.json says where to find what."""
+    told = {
+        **served,
+        "cri": found.endpoints.all[0].client.endpoint,
+        "runtime": found.kind,
+        "runtime_pid": runtime.pid if runtime is not None else None,
+    }
+    create(state_dir / "agent.json", json.dumps(told, indent=2).encode() + b"\n")
+
+
+def _reachable(host: str, port: int) -> str:
+    # Where all addresses are listened on, none of them is named; the host's name has to do, unless --advertise says.
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return f"{os.uname().nodename}:{port}"
+    return f"{host}:{port}"
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """No other agent works on this state dir. Raises AgentError when one does."""
+    with (state_dir / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            raise AgentError(
+                f"another agent (pid {pid}) works on {state_dir}; end it, or use another --state-dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield

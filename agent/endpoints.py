@@ -1,0 +1,71 @@
+"""The CRI runtimes of this node, and which handler belongs to which.
+
+One rule: an allocation lives in one runtime, found by its handler; what the ledger doesn't know may be in any.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cri.client import CriClient
+from cri.convert import OURS, ObservedContainer, ObservedSandbox, observed_container, observed_sandbox, of_allocation
+from cri.errors import Unavailable
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    client: CriClient
+    handlers: tuple[str, ...]
+    """Named by the runtime or by a person; a canary has to prove each."""
+    simulated: bool = False
+    cgroup_parent: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What bears our labels in one runtime."""
+
+    sandboxes: tuple[ObservedSandbox, ...]
+    containers: tuple[ObservedContainer, ...]
+
+
+class Endpoints:
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        """Raises ValueError when two of them have one handler."""
+        self.all = tuple(endpoints)
+        self._by_handler: dict[str, Endpoint] = {}
+        for endpoint in endpoints:
+            for handler in endpoint.handlers:
+                if handler in self._by_handler:
+                    raise ValueError(
+                        f"the handler {handler} is given for {self._by_handler[handler].client.endpoint} and for "
+                        f"{endpoint.client.endpoint}; give it to one --cri-endpoint"
+                    )
+                self._by_handler[handler] = endpoint
+
+    @property
+    def handlers(self) -> tuple[str, ...]:
+        return tuple(self._by_handler)
+
+    @property
+    def simulated(self) -> bool:
+        return any(e.simulated for e in self.all)
+
+    def find(self, handler: str) -> Endpoint | None:
+        return self._by_handler.get(handler)
+
+    def of(self, handler: str) -> Endpoint:
+        """Raises Unavailable when no runtime here has it."""
+        endpoint = self._by_handler.get(handler)
+        if endpoint is None:
+            has = ", ".join(sorted(self._by_handler)) or "none"
+            raise Unavailable(f"no runtime of this node has the handler {handler} (it has: {has})")
+        return endpoint
+
+
+async def list_ours(client: CriClient, allocation_id: str = "") -> Listing:
+    """All of ours there, or all that one allocation has."""
+    labels = of_allocation(allocation_id) if allocation_id else OURS
+    # In this order: a container that is listed without its sandbox would be taken for one whose sandbox died.
+    containers = await client.list_containers(labels)
+    sandboxes = await client.list_pod_sandboxes(labels)
+    return Listing(tuple(observed_sandbox(s) for s in sandboxes), tuple(observed_container(c) for c in containers))

@@ -1,0 +1,344 @@
+"""One allocation's worker: look, decide by step(), carry out one action, again.
+
+One rule: it acts on what it has seen itself. Events and relists only make it look, and a failed call makes it look
+before the next one; nothing that happens to one allocation can end another's worker.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agent import logs
+from agent.action import (
+    Action,
+    CreateContainer,
+    Done,
+    EnsureImage,
+    InspectContainer,
+    InspectSandbox,
+    Look,
+    ProbePorts,
+    Record,
+    RemoveContainer,
+    RemoveSandbox,
+    RunSandbox,
+    StartContainer,
+    StopContainer,
+    StopSandbox,
+    Wait,
+)
+from agent.clock import Clock
+from agent.endpoints import Endpoint, Endpoints, Listing, list_ours
+from agent.entry import Ended, Entry
+from agent.gate import Gate, Turn
+from agent.ledger import Ledger, LedgerUnwritable
+from agent.observations import Observations
+from agent.ports import find_conflict
+from agent.progress import Outcome, Progress, after_failure, after_success
+from agent.pulls import Pulls
+from agent.seen import Seen
+from agent.status import status_of
+from agent.step import step
+from cri.client import CriClient
+from cri.convert import ObservedContainer, ObservedSandbox, container_config, observed_container, observed_sandbox
+from cri.convert import sandbox_config as make_sandbox_config
+from cri.errors import AlreadyExists, CriError, DeadlineExceeded, NotFound, RuntimeFailed, Unavailable
+from cri.v1 import runtime_pb2 as pb
+from kakuri.log import OncePer, get_logger
+
+SECOND = 1_000_000_000
+BUG_PAUSE_S = 30
+_log = get_logger("agent.worker")
+
+
+class PortsTaken(Exception):  # noqa: N818 - what was found, not a fault
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all workers of a node work with."""
+
+    ledger: Ledger
+    observations: Observations
+    endpoints: Endpoints
+    pulls: Pulls
+    gate: Gate
+    clock: Clock
+    logs: Path
+    """One folder an allocation."""
+    once: OncePer
+
+
+class Worker:
+    def __init__(self, id_: str, means: Means, seen: Seen, *, settle_at_ns: int = 0) -> None:
+        """seen: a new allocation has nothing, so it need not look first. settle_at_ns: until then its sandbox, started
+        by an agent before us, may still come up."""
+        self.id = id_
+        self.seen = seen
+        self._means = means
+        self._progress = Progress(settle_at_ns=settle_at_ns)
+        self._kick = asyncio.Event()
+        self._suspects: set[str] = set()
+        self._doubt = False
+        self._ran = False
+        self._turn: Turn | None = None
+        self._busy = False
+        self._acted_at_ns = 0
+        self._homes: dict[str, CriClient] = {}
+
+    def kick(self) -> None:
+        """Its entry may have changed: look at it again."""
+        self._kick.set()
+
+    def hint(self, id_: str) -> None:
+        """Something may have happened to this container or sandbox of it."""
+        entry = self._means.ledger.entries.get(self.id)
+        known = self.seen.sandbox(id_) is not None or any(c.id == id_ for c in self.seen.containers)
+        if entry is None or entry.end is not None or not known:
+            return  # it took that down itself, or is about to; relists see what it leaves
+        self._suspects.add(id_)
+        self._kick.set()
+
+    def compare(self, listing: Listing, began_ns: int) -> None:
+        """A relist, asked for at began_ns, saw this of it. It looks for itself when that is not what it knows."""
+        if self._busy or self._acted_at_ns >= began_ns or not self.seen.looked:
+            return
+        if not self.seen.same_as(self.seen.listed(listing.sandboxes, listing.containers, began_ns)):
+            self._doubt = True
+            self._kick.set()
+
+    @property
+    def running(self) -> tuple[CriClient, ObservedContainer] | None:
+        """The container that runs, for its log to be rotated."""
+        entry = self._means.ledger.entries.get(self.id)
+        current = self.seen.container(entry.attempt) if entry is not None else None
+        if current is None or current.state != "running" or entry is None or entry.end is not None:
+            return None
+        return self._home(entry, current.id), current
+
+    def tell(self) -> None:
+        """What is known of it is published, before anybody can ask: what a full report lacks counts as lost."""
+        self._tell(self._means.ledger.entries[self.id])
+
+    async def run(self) -> None:
+        """Returns when the ledger has forgotten the allocation."""
+        try:
+            while (entry := self._means.ledger.entries.get(self.id)) is not None:
+                try:
+                    await self._go_on(entry)
+                except Exception:  # noqa: BLE001 - a fault of ours with this one must not end the others
+                    _log.exception("worker failed", allocation=self.id)
+                    self._give_turn_back()
+                    self.seen = self.seen.doubted()
+                    await self._pause(self._means.clock.now_ns() + BUG_PAUSE_S * SECOND)
+        finally:
+            self._give_turn_back()
+        self._means.observations.withdraw(self.id)
+
+    async def _go_on(self, entry: Entry) -> None:
+        self._kick.clear()
+        if self._doubt:
+            self._doubt = False
+            self.seen = self.seen.doubted()
+        while self._suspects:
+            self.seen = self.seen.suspected(self._suspects.pop())
+        wanted = step(entry, self.seen, self._progress, self._means.clock.now_ns())
+        if not isinstance(wanted, Look | InspectContainer | InspectSandbox):
+            self._tell(entry)  # else more is known in a moment
+        match wanted:
+            case Wait():
+                self._give_turn_back()
+                await self._pause(wanted.until_ns)
+            case Done():
+                self._give_turn_back()
+                await self._pause(None)
+            case RunSandbox() | CreateContainer() | StartContainer() if self._turn is None:
+                # While it waited for its turn, all may have changed: decide again.
+                self._turn = await self._means.gate.take()
+            case _:
+                await self._carry_out(entry, wanted)
+
+    async def _carry_out(self, entry: Entry, action: Action) -> None:
+        self._busy = True
+        try:
+            await self._do(entry, action)
+        except CriError as error:
+            self._failed(action, _outcome_of(error), error.message)
+        except PortsTaken as error:
+            self._failed(action, Outcome.REFUSED, str(error))
+        except LedgerUnwritable as error:
+            self._failed(action, Outcome.REFUSED, str(error))
+        except OSError as error:
+            self._failed(action, Outcome.REFUSED, f"{error.filename or self._means.logs}: {error.strerror or error}")
+        else:
+            if not (isinstance(action, EnsureImage) and self._progress.pulling):
+                self._progress = after_success(self._progress, action)
+        finally:
+            self._busy = False
+            self._acted_at_ns = self._means.clock.now_ns()
+
+    async def _do(self, entry: Entry, action: Action) -> None:
+        match action:
+            case Look():
+                await self._look(entry)
+            case EnsureImage():
+                await self._ensure_image(entry, action.image)
+            case ProbePorts():
+                if conflict := find_conflict(entry, self._means.ledger.entries):
+                    raise PortsTaken(conflict)
+            case RunSandbox():
+                await self._run_sandbox(entry)
+            case InspectSandbox():
+                status = await self._home(entry, action.id).pod_sandbox_status(action.id)
+                self.seen = self.seen.with_sandbox(observed_sandbox(status), inspected=True)
+            case CreateContainer():
+                await self._create_container(entry, action)
+            case StartContainer():
+                await self._home(entry, action.id).start_container(action.id)
+                self.seen = self.seen.with_started(action.id)
+            case InspectContainer():
+                await self._inspect_container(entry, action.id)
+            case StopContainer():
+                await self._home(entry, action.id).stop_container(action.id, action.grace_s)
+                await self._inspect_container(entry, action.id)
+                if any(c.id == action.id and c.state in {"running", "unknown"} for c in self.seen.containers):
+                    raise RuntimeFailed("the runtime says that it stopped the container, and that it still runs")
+            case RemoveContainer():
+                await self._home(entry, action.id).remove_container(action.id)
+                self.seen = self.seen.without(action.id)
+            case StopSandbox():
+                await self._home(entry, action.id).stop_pod_sandbox(action.id)
+                self.seen = self.seen.with_stopped(action.id)
+            case RemoveSandbox():
+                await self._home(entry, action.id).remove_pod_sandbox(action.id)
+                self.seen = self.seen.without(action.id)
+            case Record():
+                after = await self._means.ledger.record(self.id, action.change)
+                if isinstance(action.change, Ended) and after.end is not None:
+                    _log.info("allocation ended", allocation=self.id, state=after.end.state, reason=after.end.reason)
+
+    async def _look(self, entry: Entry) -> None:
+        at_ns = self._means.clock.now_ns()
+        sandboxes: list[ObservedSandbox] = []
+        containers: list[ObservedContainer] = []
+        for endpoint in self._where(entry):
+            listing = await list_ours(endpoint.client, self.id)
+            sandboxes += listing.sandboxes
+            containers += listing.containers
+            for id_ in (*(s.id for s in listing.sandboxes), *(c.id for c in listing.containers)):
+                self._homes[id_] = endpoint.client
+        self.seen = self.seen.listed(sandboxes, containers, at_ns)
+
+    async def _ensure_image(self, entry: Entry, image: str) -> None:
+        assert entry.wish is not None
+        client = self._means.endpoints.of(entry.wish.handler).client
+        if await client.image_status(image) is not None:
+            return
+        self._progress = replace(self._progress, pulling=True)
+        self._means.pulls.begin(client, image, self._pulled(image))
+
+    def _pulled(self, image: str) -> Callable[[CriError | None], None]:
+        def done(error: CriError | None) -> None:
+            if error is None:
+                self._progress = after_success(self._progress, EnsureImage(image))
+            else:
+                self._failed(EnsureImage(image), _outcome_of(error), error.message)
+            self._kick.set()
+
+        return done
+
+    async def _run_sandbox(self, entry: Entry) -> None:
+        assert entry.wish is not None
+        endpoint = self._means.endpoints.of(entry.wish.handler)
+        (self._means.logs / self.id).mkdir(parents=True, exist_ok=True)
+        config = self._sandbox_config(entry, endpoint)
+        id_ = await endpoint.client.run_pod_sandbox(config, entry.wish.handler)
+        now_ns = self._means.clock.now_ns()
+        made = ObservedSandbox(id_, self.id, entry.owner, ready=True, handler="", ip="", created_at_ns=now_ns)
+        self.seen = self.seen.with_sandbox(made, inspected=False)
+
+    async def _create_container(self, entry: Entry, action: CreateContainer) -> None:
+        assert entry.wish is not None
+        endpoint = self._means.endpoints.of(entry.wish.handler)
+        if action.attempt > 1:
+            # What --previous shows stays.
+            await asyncio.to_thread(logs.forget_before, self._means.logs / self.id, action.attempt - 1)
+        config = container_config(entry.owner, entry.wish, attempt=action.attempt)
+        sandbox_config = self._sandbox_config(entry, endpoint)
+        id_ = await endpoint.client.create_container(action.sandbox_id, config, sandbox_config)
+        made = ObservedContainer(
+            id=id_,
+            sandbox_id=action.sandbox_id,
+            allocation_id=self.id,
+            attempt=action.attempt,
+            state="created",
+            exit_code=None,
+            reason="",
+            message="",
+            created_at_ns=self._means.clock.now_ns(),
+            started_at_ns=0,
+            finished_at_ns=0,
+        )
+        self.seen = self.seen.with_container(made, inspected=False)
+
+    async def _inspect_container(self, entry: Entry, id_: str) -> None:
+        status = await self._home(entry, id_).container_status(id_)
+        sandbox_id = next((c.sandbox_id for c in self.seen.containers if c.id == id_), "")
+        self.seen = self.seen.with_container(observed_container(status, sandbox_id=sandbox_id), inspected=True)
+
+    def _sandbox_config(self, entry: Entry, endpoint: Endpoint) -> pb.PodSandboxConfig:
+        assert entry.wish is not None
+        folder = str(self._means.logs / self.id)
+        return make_sandbox_config(entry.owner, entry.wish, log_directory=folder, cgroup_parent=endpoint.cgroup_parent)
+
+    def _where(self, entry: Entry) -> Sequence[Endpoint]:
+        return self._means.endpoints.all if entry.wish is None else (self._means.endpoints.of(entry.wish.handler),)
+
+    def _home(self, entry: Entry, id_: str) -> CriClient:
+        if entry.wish is not None:
+            return self._means.endpoints.of(entry.wish.handler).client
+        return self._homes[id_]
+
+    def _failed(self, action: Action, outcome: Outcome, message: str) -> None:
+        self._progress = after_failure(self._progress, action, outcome, message, self._means.clock.now_ns())
+        if not isinstance(action, Look | EnsureImage | ProbePorts | Record):
+            self.seen = self.seen.doubted()
+        kind = type(action).__name__
+        if outcome is not Outcome.GONE and self._means.once(f"{self.id} {kind} {outcome} {message}"):
+            _log.warning("step failed", allocation=self.id, step=kind, outcome=outcome.value, error=message)
+
+    def _tell(self, entry: Entry) -> None:
+        endpoint = self._means.endpoints.find(entry.wish.handler) if entry.wish is not None else None
+        simulated = endpoint.simulated if endpoint is not None else self._means.endpoints.simulated
+        status = status_of(entry, self.seen, self._progress, ran=self._ran, simulated=simulated)
+        status.revision = self._means.ledger.durable_revision(self.id)
+        self._ran = status.started_once
+        before = self._means.observations.get(self.id)
+        if self._means.observations.publish(status) and (
+            before is None or (before.state, before.reason) != (status.state, status.reason)
+        ):
+            _log.info("allocation", allocation=self.id, state=status.state, reason=status.reason, why=status.message)
+
+    async def _pause(self, until_ns: int | None) -> None:
+        await self._means.clock.wait(self._kick, until_ns)
+
+    def _give_turn_back(self) -> None:
+        if self._turn is not None:
+            self._turn.give_back()
+            self._turn = None
+
+
+def _outcome_of(error: CriError) -> Outcome:
+    match error:
+        case NotFound():
+            return Outcome.GONE
+        case AlreadyExists():
+            return Outcome.TAKEN
+        case DeadlineExceeded():
+            return Outcome.TIMED_OUT
+        case Unavailable():
+            return Outcome.UNREACHABLE
+        case _:
+            return Outcome.REFUSED

@@ -1,0 +1,219 @@
+"""The contract's methods as transactions: each runs rules over Tables, and calls the kicks after what it committed.
+
+One rule: what a method means stands in rules/ and here, once; the stores only say how a transaction runs.
+"""
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from controller.plan.action import Plan
+from controller.plan.snapshot import Snapshot
+from controller.store.batch import Batch
+from controller.store.contract import (
+    AgentAddress,
+    AllocationFilter,
+    Applied,
+    Change,
+    Errand,
+    EventFilter,
+    Expired,
+    NotFound,
+    Outcome,
+    Page,
+    Recorded,
+    Report,
+    Sent,
+    Write,
+)
+from controller.store.events import token
+from controller.store.records import shown_allocation
+from controller.store.rules import agents, apply, plans
+from controller.store.tables import Paging, Tables
+from kakuri.model import (
+    Allocation,
+    Event,
+    EventDraft,
+    Node,
+    NodeRegistration,
+    RuntimeClass,
+    Workload,
+)
+from kakuri.selector import Selector
+
+T = TypeVar("T")
+
+
+class TransactionStore(ABC):
+    """All of the contract but the leases, over two ways to run a transaction."""
+
+    cluster_id: str
+
+    def __init__(self, new_uid: Callable[[], str] | None = None) -> None:
+        self._new_uid = new_uid or (lambda: str(uuid.uuid4()))
+        self._kicks: list[Callable[[], None]] = []
+
+    @abstractmethod
+    async def _read(self, transaction: Callable[[Tables], T]) -> T: ...
+
+    @abstractmethod
+    async def _write(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> T:
+        """Writes the batch too, and calls _committed when it wrote changes."""
+
+    def on_commit(self, kick: Callable[[], None]) -> None:
+        self._kicks.append(kick)
+
+    def _committed(self) -> None:
+        for kick in self._kicks:
+            kick()
+
+    # -- what people do ----------------------------------------------------------------------------------------------
+    async def apply(self, writes: Sequence[Write], *, now: datetime, dry_run: bool = False) -> list[Outcome]:
+        def run(tables: Tables) -> tuple[list[Outcome], Batch]:
+            outcomes, batch = apply.apply(tables, writes, now=now, new_uid=self._new_uid)
+            return outcomes, batch
+
+        if dry_run:
+            return (await self._read(run))[0]
+        return await self._write(run)
+
+    async def get_workload(self, id_: str) -> Workload:
+        return _only(await self.list_workloads(selector=Selector(), ids=[id_]), "workload", id_)
+
+    async def list_workloads(
+        self, *, selector: Selector, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[Workload]:
+        def run(tables: Tables) -> Page[Workload]:
+            rows = tables.list_workloads(selector, Paging(limit, after, ids))
+            return _page([w.shown(silent) for w, silent in rows], limit, tables)
+
+        return await self._read(run)
+
+    async def get_allocation(self, id_: str) -> Allocation:
+        return _only(await self.list_allocations(AllocationFilter(), ids=[id_]), "allocation", id_)
+
+    async def list_allocations(
+        self, where: AllocationFilter, *, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[Allocation]:
+        def run(tables: Tables) -> Page[Allocation]:
+            rows = tables.list_allocations(where, Paging(limit, after, ids))
+            return _page([shown_allocation(a, node_ready=ready) for a, ready in rows], limit, tables)
+
+        return await self._read(run)
+
+    async def get_node(self, id_: str) -> Node:
+        return _only(await self.list_nodes(selector=Selector(), ids=[id_]), "node", id_)
+
+    async def list_nodes(
+        self, *, selector: Selector, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[Node]:
+        def run(tables: Tables) -> Page[Node]:
+            rows = tables.list_nodes(selector, Paging(limit, after, ids))
+            return _page([n.shown(usage) for n, usage in rows], limit, tables)
+
+        return await self._read(run)
+
+    async def get_runtime_class(self, id_: str) -> RuntimeClass:
+        return _only(await self.list_runtime_classes(ids=[id_]), "runtime class", id_)
+
+    async def list_runtime_classes(
+        self, *, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[RuntimeClass]:
+        def run(tables: Tables) -> Page[RuntimeClass]:
+            return _page(tables.list_runtime_classes(Paging(limit, after, ids)), limit, tables)
+
+        return await self._read(run)
+
+    async def list_events(
+        self, where: EventFilter, *, limit: int = 500, after: str | None = None, ids: Sequence[str] | None = None
+    ) -> Page[Event]:
+        def run(tables: Tables) -> Page[Event]:
+            events = tables.list_events(where, Paging(limit, after, ids))
+            more = len(events) > limit
+            return Page(events[:limit], token(events[limit - 1]) if more else None, tables.resource_version())
+
+        return await self._read(run)
+
+    async def resource_version(self) -> int:
+        return await self._read(lambda tables: tables.resource_version())
+
+    async def changes_since(self, resource_version: int, *, limit: int = 1000) -> list[Change]:
+        def run(tables: Tables) -> list[Change]:
+            held_after, newest = tables.changes_held_after(), tables.resource_version()
+            if resource_version < held_after:
+                raise Expired(
+                    f"changes up to {held_after} are no longer held, and {resource_version} is before; list again"
+                )
+            if resource_version > newest:
+                raise Expired(f"{resource_version} was never reached: the newest change is {newest}; list again")
+            return tables.changes_since(resource_version, limit=limit) if resource_version < newest else []
+
+        return await self._read(run)
+
+    # -- what agents say ---------------------------------------------------------------------------------------------
+    async def register_node(self, id_: str, registration: NodeRegistration, *, now: datetime) -> tuple[Node, bool]:
+        return await self._write(
+            lambda tables: agents.register_node(tables, id_, registration, now=now, new_uid=self._new_uid)
+        )
+
+    async def set_node_ready(self, id_: str, *, ready: bool, reason: str, message: str, now: datetime) -> bool:
+        return await self._write(
+            lambda tables: agents.set_node_ready(tables, id_, ready=ready, reason=reason, message=message, now=now)
+        )
+
+    async def record_report(self, report: Report, *, now: datetime) -> Recorded:
+        return await self._write(lambda tables: agents.record_report(tables, report, now=now))
+
+    # -- what loops do -----------------------------------------------------------------------------------------------
+    async def load_snapshot(self, workload_ids: Sequence[str], *, now: datetime, seed: str) -> Snapshot:
+        return await self._read(lambda tables: plans.load_snapshot(tables, workload_ids, now=now, seed=seed))
+
+    async def apply_plan(self, plan: Plan, *, epoch: int, now: datetime) -> Applied:
+        return await self._write(lambda tables: plans.apply_plan(tables, plan, epoch=epoch, now=now))
+
+    async def page_workload_ids(self, *, after: str = "", limit: int = 200) -> list[str]:
+        return await self._read(lambda tables: tables.workload_ids(after=after, limit=limit))
+
+    async def unschedulable_ids(self, *, limit: int = 200) -> list[str]:
+        return await self._read(lambda tables: tables.waiting_ids(limit=limit))
+
+    async def agent_addresses(self) -> list[AgentAddress]:
+        def run(tables: Tables) -> list[AgentAddress]:
+            return [
+                AgentAddress(n.id, n.registration.address, n.ready, n.ledger_uid)
+                for n in tables.nodes().values()
+                if n.registration is not None
+            ]
+
+        return await self._read(run)
+
+    async def errands(self, node: str, *, limit: int = 500) -> list[Errand]:
+        return await self._read(lambda tables: tables.errands(node, limit=limit))
+
+    async def record_sent(self, node: str, ledger_uid: str, sent: Sequence[Sent], *, now: datetime) -> frozenset[str]:
+        return await self._write(lambda tables: agents.record_sent(tables, node, ledger_uid, sent, now=now))
+
+    async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None:
+        def run(_: Tables) -> tuple[None, Batch]:
+            batch = Batch(now)
+            for draft in drafts:
+                batch.tell(draft)
+            return None, batch
+
+        await self._write(run)
+
+
+H = TypeVar("H", Workload, Allocation, Node, RuntimeClass)
+
+
+def _page(items: list[H], limit: int, tables: Tables) -> Page[H]:
+    more = len(items) > limit
+    return Page(items[:limit], items[limit - 1].id if more else None, tables.resource_version())
+
+
+def _only(page: Page[H], noun: str, id_: str) -> H:
+    if not page.items:
+        raise NotFound(f'{noun} "{id_}" does not exist')
+    return page.items[0]

@@ -1,0 +1,82 @@
+"""The nodes table: what users own (user_labels, schedulable) beside what agents say. What is used is not stored."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+
+from controller.store.records import NodeRecord
+from controller.store.rows import AnyRow, labels_text, paged, registration_of, selected
+from controller.store.schema import nodes
+from controller.store.tables import Paging
+from kakuri.selector import Selector
+
+_COLUMNS = (
+    nodes.c.id,
+    nodes.c.uid,
+    nodes.c.user_labels,
+    nodes.c.schedulable,
+    nodes.c.generation,
+    nodes.c.created_at,
+    nodes.c.ready,
+    nodes.c.reason,
+    nodes.c.message,
+    nodes.c.registration,
+    nodes.c.registered_at,
+    nodes.c.resource_version,
+)
+
+
+def list_page(connection: sa.Connection, selector: Selector, page: Paging) -> list[NodeRecord]:
+    query = selected(sa.select(*_COLUMNS), nodes.c.labels, selector)
+    return [_from_row(row) for row in connection.execute(paged(query, nodes.c.id, page))]
+
+
+def by_id(connection: sa.Connection, ids: Collection[str] | None, *, keep: bool) -> dict[str, NodeRecord]:
+    query = sa.select(*_COLUMNS).order_by(nodes.c.id)
+    if ids is not None:
+        query = query.where(nodes.c.id.in_(sorted(ids)))
+    if keep:
+        query = query.with_for_update(key_share=True)
+    return {row.id: _from_row(row) for row in connection.execute(query)}
+
+
+def to_row(record: NodeRecord) -> dict[str, Any]:
+    told = record.registration
+    return {
+        "id": record.id,
+        "uid": record.uid,
+        "ready": record.ready,
+        "schedulable": record.schedulable,
+        "reason": record.reason,
+        "message": record.message,
+        "address": told.address if told else "",
+        "memory_mb": told.capacity.memory_mb if told else 0,
+        "cpu_millicores": told.capacity.cpu_millicores if told else 0,
+        "labels": labels_text(record.all_labels),
+        "user_labels": labels_text(record.labels),
+        "ledger_uid": record.ledger_uid,
+        "registration": told.model_dump_json() if told else None,
+        "registered_at": record.registered_at,
+        "generation": record.generation,
+        "created_at": record.created_at,
+        "resource_version": record.resource_version,
+    }
+
+
+def _from_row(row: AnyRow) -> NodeRecord:
+    return NodeRecord(
+        id=row.id,
+        uid=row.uid,
+        labels=json.loads(row.user_labels),
+        schedulable=row.schedulable,
+        generation=row.generation,
+        created_at=row.created_at,
+        ready=row.ready,
+        reason=row.reason,
+        message=row.message,
+        registration=registration_of(row.registration) if row.registration else None,
+        registered_at=row.registered_at,
+        resource_version=row.resource_version,
+    )

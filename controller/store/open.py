@@ -1,0 +1,108 @@
+"""Opening a store by its URL: the only thing about a store that a user sees.
+
+sqlite:////var/lib/kakuri/kakuri.db    one file, migrated at start after a backup
+postgresql://user:password@host/db     for more than one controller, migrated by `kakuri db upgrade` alone
+memory://                              gone with the process
+"""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from controller.store.contract import Store, StoreError, Unavailable
+from controller.store.engine import Database, PostgresDatabase, SqliteDatabase, shown_url, sqlite_path
+from controller.store.memory import MemoryStore
+from controller.store.migrate import Upgrade, back_up, check, check_known, revision_of, upgrade_connection
+from controller.store.schema import REVISION, cluster
+from controller.store.sql import SqlStore
+from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT
+
+_UPGRADE_LOCK = 0x6B616B757269
+"""Two upgrades of one PostgreSQL database wait for each other; any number that others don't use does."""
+
+
+async def open_store(url: str, *, changes_kept: int = CHANGES_KEPT, events_kept: int = EVENTS_KEPT) -> Store:
+    """The store behind the URL, at this code's schema. Raises SchemaMismatch, Unavailable, or StoreError for a URL
+    that names no store."""
+    if _scheme(url) == "memory":
+        return MemoryStore(changes_kept=changes_kept, events_kept=events_kept)
+    database = _database(url)
+    try:
+        if isinstance(database, SqliteDatabase):
+            await _upgrade_sqlite(database, sqlite_path(url))
+        else:
+            check(await database.read(revision_of), database.where, shown_url(url))
+        cluster_id = await database.read(_cluster_id)
+    except BaseException:
+        await database.close()
+        raise
+    return SqlStore(database, cluster_id, changes_kept=changes_kept, events_kept=events_kept)
+
+
+async def upgrade(url: str) -> Upgrade:
+    """The database behind the URL is at this code's schema."""
+    if _scheme(url) == "memory":
+        return Upgrade(REVISION, REVISION)
+    database = _database(url)
+    try:
+        if isinstance(database, SqliteDatabase):
+            return await _upgrade_sqlite(database, sqlite_path(url))
+        return await database.write(lambda connection: _upgrade_postgres(connection, database.where))
+    finally:
+        await database.close()
+
+
+def _scheme(url: str) -> str:
+    scheme = url.partition("://")[0]
+    try:
+        sa.make_url(url)
+    except sa.exc.ArgumentError:
+        scheme = ""
+    if scheme not in {"memory", "sqlite", "postgresql", "postgres"}:
+        raise StoreError(
+            f"{url!r} names no store; use sqlite:////path/to/kakuri.db, postgresql://user:password@host/database or "
+            "memory://"
+        )
+    return scheme
+
+
+def _database(url: str) -> Database:
+    if _scheme(url) != "sqlite":
+        return PostgresDatabase(url)
+    path = sqlite_path(url)
+    if not path.parent.is_dir():
+        raise Unavailable(f"{path.parent} is no folder, so there can be no database in it; make it or name another")
+    return SqliteDatabase(path)
+
+
+async def _upgrade_sqlite(database: SqliteDatabase, path: Path) -> Upgrade:
+    current = await database.read(revision_of)  # makes the file when there is none
+    if current == REVISION:
+        return Upgrade(current, current)
+    backup = None
+    if current is not None:
+        check_known(current, database.where)
+        backup = await _back_up(path, current)
+    done = await database.write(lambda connection: upgrade_connection(connection, database.where))
+    return Upgrade(done.before, done.after, backup)
+
+
+async def _back_up(path: Path, revision: str) -> Path:
+    try:
+        return await asyncio.to_thread(back_up, path, revision)
+    except (OSError, sqlite3.Error) as error:
+        raise Unavailable(
+            f"{path} needs a newer schema, but no backup could be made beside it ({error}); free some space there"
+        ) from error
+
+
+def _upgrade_postgres(connection: sa.Connection, where: str) -> Upgrade:
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+    return upgrade_connection(connection, where)
+
+
+def _cluster_id(connection: sa.Connection) -> str:
+    id_: str = connection.execute(sa.select(cluster.c.cluster_id)).scalar_one()
+    return id_

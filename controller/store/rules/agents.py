@@ -1,0 +1,190 @@
+"""What agents say: registrations, reports, and answers to what they were told.
+
+One rule: what is said again writes nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from controller.store.batch import Batch
+from controller.store.contract import NotFound, Recorded, Report, Sent
+from controller.store.records import NodeRecord, Usage
+from controller.store.rules.transitions import answered, lost, observed, told
+from controller.store.tables import Tables
+from kakuri.model import Allocation, Desired, EventDraft, EventType, Node, NodeRegistration, Reason
+
+
+def register_node(
+    tables: Tables, id_: str, registration: NodeRegistration, *, now: datetime, new_uid: Callable[[], str]
+) -> tuple[tuple[Node, bool], Batch]:
+    batch = Batch(now)
+    old = tables.nodes([id_]).get(id_)
+    usage = tables.usage([id_]).get(id_, Usage())
+    if old is not None and old.registration == registration:
+        return (old.shown(usage), False), batch
+    if old is None:
+        new = _new_node(id_, registration, now, new_uid())
+        batch.nodes.insert(new)
+    else:
+        new = replace(old, registration=registration, registered_at=now)
+        if old.registration is None:
+            new = replace(new, message=_NOT_YET_HEARD)
+        batch.nodes.update(new)
+    if old is None or old.registration is None or old.registration.instance != registration.instance:
+        message = f"an agent registered, reached at {registration.address}"
+        batch.tell(_node_event(id_, EventType.NORMAL, "Registered", message))
+    if old is not None and old.ledger_uid not in {"", registration.ledger_uid}:
+        message = "its agent came back with another ledger: what ran there before is lost"
+        batch.tell(_node_event(id_, EventType.WARNING, "LedgerLost", message))
+        tables.keep_workloads(tables.owners_on(id_))
+        for row in tables.allocations_on(id_):
+            if row.ledger_uid != registration.ledger_uid:
+                _record(batch, row, lost(row, f"node {id_} came back without its ledger"))
+    return (new.shown(usage), True), batch
+
+
+_NOT_YET_HEARD = "its agent registered and was not yet heard of since"
+
+
+def _new_node(id_: str, registration: NodeRegistration, now: datetime, uid: str) -> NodeRecord:
+    return NodeRecord(
+        id=id_,
+        uid=uid,
+        labels={},
+        schedulable=True,
+        generation=1,
+        created_at=now,
+        ready=False,
+        reason=Reason.NEVER_SEEN.value,
+        message=_NOT_YET_HEARD,
+        registration=registration,
+        registered_at=now,
+    )
+
+
+def set_node_ready(
+    tables: Tables, id_: str, *, ready: bool, reason: str, message: str, now: datetime
+) -> tuple[bool, Batch]:
+    batch = Batch(now)
+    old = tables.nodes([id_]).get(id_)
+    if old is None:
+        raise NotFound(f'node "{id_}" does not exist')
+    if (old.ready, old.reason, old.message) == (ready, reason, message):
+        return False, batch
+    batch.nodes.update(replace(old, ready=ready, reason=reason, message=message))
+    if (old.ready, old.reason) != (ready, reason):
+        type_ = EventType.NORMAL if ready else EventType.WARNING
+        batch.tell(_node_event(id_, type_, reason or ("Ready" if ready else "NotReady"), message))
+    if old.ready != ready:
+        tables.keep_workloads(tables.owners_on(id_))
+        for row in tables.allocations_on(id_):
+            if row.live and not row.state.ended:
+                batch.allocations.touch(row.id)
+                batch.workloads.touch(row.workload)
+    return True, batch
+
+
+def record_report(tables: Tables, report: Report, *, now: datetime) -> tuple[Recorded, Batch]:
+    batch = Batch(now)
+    ours = {o.id: o for o in report.allocations if o.origin == tables.cluster_id}
+    ids = None if report.full else {*ours, *report.gone}
+    rows = _rows_on(tables, report.node, ids)
+    dirty: set[str] = set()
+    released = False
+    for row in rows.values():
+        if row.id in ours:
+            after: Allocation | None = observed(row, ours[row.id], ledger_uid=report.ledger_uid, now=now)
+        elif report.full or row.id in report.gone:
+            after = _missing(row, report)
+        else:
+            continue
+        if after is not row:
+            _record(batch, row, after)
+            dirty.add(row.workload)
+            released = released or (after is not None and after.released and not row.released)
+    unknown = ours.keys() - rows.keys()
+    # A row that is bound to another node is no orphan: its node answers for it.
+    elsewhere = {a.id for a in tables.allocations(unknown)} if unknown else set()
+    recorded = Recorded(
+        dirty=frozenset(dirty),
+        orphans=tuple(sorted(unknown - elsewhere)),
+        released=released,
+        unsent=any(a.accepted_revision < a.revision for a in batch.allocations.updated.values())
+        or tables.has_errands(report.node, besides=batch.allocations.updated),
+    )
+    return recorded, batch
+
+
+def _rows_on(tables: Tables, node: str, ids: set[str] | None) -> dict[str, Allocation]:
+    if ids is not None and not ids:
+        return {}
+    owners = set(tables.owners_on(node, ids))
+    if not owners:
+        return {}
+    tables.keep_workloads(owners)
+    rows = tables.allocations_on(node) if ids is None else tables.allocations(ids)
+    # One that was placed since the owners were read is not kept, and can't be in the report.
+    return {a.id: a for a in rows if a.node == node and a.workload in owners}
+
+
+def _missing(row: Allocation, report: Report) -> Allocation | None:
+    """What becomes of a row that its agent has no more."""
+    if row.desired is Desired.REMOVE:
+        return None
+    if row.accepted_revision == 0:
+        return row  # not there yet
+    overtaken = report.asked_at is not None and row.observed_at is not None and row.observed_at > report.asked_at
+    if report.full and overtaken:
+        return row  # accepted while the answer was on its way
+    return lost(row, f"node {row.node} has it no more")
+
+
+def record_sent(
+    tables: Tables, node: str, ledger_uid: str, sent: Sequence[Sent], *, now: datetime
+) -> tuple[frozenset[str], Batch]:
+    batch = Batch(now)
+    rows = _rows_on(tables, node, {s.allocation_id for s in sent})
+    dirty: set[str] = set()
+    for answer in sent:
+        row = rows.get(answer.allocation_id)
+        if row is None:
+            continue
+        after = answered(row, answer, ledger_uid=ledger_uid, now=now)
+        if after is row:
+            continue
+        if after is None:
+            del rows[row.id]
+        else:
+            rows[row.id] = after
+        _record(batch, row, after)
+        if answer.result == "refused" and after is not None and after.state == row.state:
+            batch.tell(_refusal(row, answer))
+        if after is None or after.state != row.state:
+            dirty.add(row.workload)
+    return frozenset(dirty), batch
+
+
+def _refusal(row: Allocation, answer: Sent) -> EventDraft:
+    return EventDraft(
+        object_kind="Workload",
+        object_id=row.workload,
+        type=EventType.WARNING,
+        reason=answer.reason or Reason.REFUSED.value,
+        message=f"node {row.node} refused a change: {answer.message}",
+        allocation=row.id,
+        node=row.node,
+    )
+
+
+def _record(batch: Batch, before: Allocation, after: Allocation | None) -> None:
+    if after is None:
+        batch.delete_allocation(before)
+    elif after is not before:
+        batch.update_allocation(after)
+        for draft in told(before, after):
+            batch.tell(draft)
+
+
+def _node_event(id_: str, type_: EventType, reason: str, message: str) -> EventDraft:
+    return EventDraft(object_kind="Node", object_id=id_, type=type_, reason=reason, message=message, node=id_)

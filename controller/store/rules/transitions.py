@@ -1,0 +1,156 @@
+"""How an allocation's row goes from one state to the next, and what is told of it.
+
+One rule: nothing goes back. A state only becomes a later one, a revision and a count of restarts only grow, and an
+ended allocation's end stays as it was first recorded.
+"""
+
+from datetime import datetime
+
+from controller.store.contract import ObservedAllocation, Sent
+from kakuri.model import Allocation, Desired, EventDraft, EventType, Reason, State
+
+_TROUBLE = frozenset(
+    {
+        Reason.IMAGE_PULL_BACK_OFF,
+        Reason.SANDBOX_FAILED,
+        Reason.HOST_PORT_IN_USE,
+        Reason.START_ERROR,
+        Reason.CRASH_LOOP_BACK_OFF,
+        Reason.RUNTIME_UNREACHABLE,
+        Reason.INCOMPATIBLE_AGENT,
+    }
+)
+"""Reasons of a live allocation that people look for in `describe`."""
+
+
+def lost(row: Allocation, message: str) -> Allocation:
+    """Its agent has it no more: it is told to stop it, which cleans what is left and answers with a released end."""
+    if row.released:
+        return row
+    if row.desired is Desired.RUN:
+        return _asked_to_stop(row, Reason.NODE_LOST.value, message)
+    if row.accepted_revision < row.revision:
+        return row
+    return row.with_(revision=row.revision + 1)  # the stop was accepted by a ledger that is gone: say it again
+
+
+def _asked_to_stop(row: Allocation, reason: str, message: str) -> Allocation:
+    asked = row.with_(desired=Desired.STOP, desired_reason=reason, revision=row.revision + 1)
+    if row.state.ended:
+        return asked
+    return asked.with_(state=State.TERMINATING, reason=reason, message=message)
+
+
+def observed(row: Allocation, seen: ObservedAllocation, *, ledger_uid: str, now: datetime) -> Allocation:
+    """The row after its agent said this of it; the same row when that is nothing new."""
+    state = _state_after(row.state, seen.state)
+    follows = state.value == seen.state and not row.state.ended
+    ended = state.ended
+    after = row.with_(
+        accepted_revision=max(row.accepted_revision, min(seen.revision, row.revision)),
+        ledger_uid=ledger_uid if seen.revision else row.ledger_uid,
+        state=state,
+        reason=seen.reason if follows else row.reason,
+        message=seen.message if follows else row.message,
+        exit_code=row.exit_code if row.state.ended and row.exit_code is not None else seen.exit_code,
+        restarts=max(row.restarts, seen.restarts),
+        started_once=row.started_once or seen.started_once,
+        released=row.released or (ended and seen.released),
+        simulated=seen.simulated,
+        handler=seen.handler or row.handler,
+        sandbox_id=seen.sandbox_id,
+        container_id=seen.container_id,
+        ip=seen.ip,
+        started_at=seen.started_at or row.started_at,
+        finished_at=row.finished_at if row.state.ended else (seen.finished_at or (now if ended else None)),
+    )
+    return row if after == row else after.with_(observed_at=now)
+
+
+def _state_after(state: State, said: str) -> State:
+    # A word that a newer agent made up says nothing to us.
+    try:
+        later = State(said)
+    except ValueError:
+        return state
+    return later if state.may_become(later) else state
+
+
+def answered(row: Allocation, sent: Sent, *, ledger_uid: str, now: datetime) -> Allocation | None:
+    """The row after its agent answered an Apply; None when an accepted removal ends it."""
+    if sent.result == "busy":
+        return row
+    newest = sent.revision == row.revision
+    if newest and row.desired is Desired.REMOVE and sent.result == "accepted":
+        return None
+    after = row.with_(
+        accepted_revision=max(row.accepted_revision, min(sent.revision, row.revision)), ledger_uid=ledger_uid
+    )
+    never_ran = row.accepted_revision == 0 and not row.started_once and not row.state.ended
+    if newest and sent.result == "refused" and row.desired is Desired.RUN and never_ran:
+        after = after.with_(
+            state=State.FAILED,
+            reason=sent.reason or Reason.REFUSED.value,
+            message=sent.message,
+            finished_at=now,
+            released=True,
+        )
+    return row if after == row else after.with_(observed_at=now)
+
+
+def told(before: Allocation, after: Allocation) -> list[EventDraft]:
+    """What is worth telling of the change, in the order in which it happened."""
+    drafts: list[EventDraft] = []
+    if after.desired_reason == Reason.NODE_LOST and before.desired is Desired.RUN:
+        drafts.append(_event(after, EventType.WARNING, Reason.NODE_LOST.value, f"lost on {after.node}; it is replaced"))
+    if after.started_once and not before.started_once:
+        how = f" with handler {after.handler}" if after.handler else ""
+        drafts.append(_event(after, EventType.NORMAL, "Started", f"started{how}"))
+    if after.restarts > before.restarts:
+        drafts += _restart(before, after)
+    if after.state.ended and not before.state.ended:
+        drafts.append(_end(after))
+    elif not after.state.ended and after.reason in _TROUBLE and _why(after) != _why(before):
+        drafts.append(_event(after, EventType.WARNING, after.reason, after.message))
+    return drafts
+
+
+def _why(row: Allocation) -> tuple[str, str]:
+    return row.reason, row.message
+
+
+def _restart(before: Allocation, after: Allocation) -> list[EventDraft]:
+    code = after.exit_code if after.exit_code is not None else before.exit_code
+    with_code = f" with exit code {code}" if code is not None else ""
+    oom = any(Reason.OOM_KILLED in text for text in (after.reason, after.message, before.reason, before.message))
+    drafts = []
+    if oom:
+        message = f"killed{with_code}: over its memory limit of {after.spec.memory_mb} MiB"
+        drafts.append(_event(after, EventType.WARNING, Reason.OOM_KILLED.value, message))
+    why = f" ({Reason.OOM_KILLED.value})" if oom else ""
+    drafts.append(_event(after, EventType.WARNING, "Restarted", f"ended{with_code}{why}; started again"))
+    return drafts
+
+
+def _end(row: Allocation) -> EventDraft:
+    wanted = row.state is State.SUCCEEDED or (row.desired is not Desired.RUN and row.desired_reason != Reason.NODE_LOST)
+    with_code = f" with exit code {row.exit_code}" if row.exit_code is not None else ""
+    more = f": {row.message}" if row.message else ""
+    return _event(
+        row,
+        EventType.NORMAL if wanted else EventType.WARNING,
+        row.reason or row.state.value,
+        f"{row.state.value}{with_code}{more}",
+    )
+
+
+def _event(row: Allocation, type_: EventType, reason: str, message: str) -> EventDraft:
+    return EventDraft(
+        object_kind="Workload",
+        object_id=row.workload,
+        type=type_,
+        reason=reason,
+        message=message,
+        allocation=row.id,
+        node=row.node,
+    )

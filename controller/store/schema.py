@@ -1,0 +1,241 @@
+"""The tables, as the newest migration leaves them (a test compares the two).
+
+One rule: columns a person asks for stand beside the JSON that is the whole truth, and are written with it.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+REVISION = "0001"
+"""The migration that these tables are the result of."""
+
+metadata = sa.MetaData()
+
+
+class UtcTime(sa.TypeDecorator[datetime]):
+    """An aware datetime in UTC; SQLite keeps it without its zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002 - given
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+# Ids sort by code point everywhere, as they do in Python: pages and locks go by that order.
+_ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+# JSON comes and goes as text (engine.py): pydantic reads and writes it.
+_JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+
+
+def _id(name: str, *args: Any, **options: Any) -> sa.Column[str]:
+    return sa.Column(name, _ID, *args, nullable=False, **options)
+
+
+def _text(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=False)
+
+
+def _int(name: str, *, nullable: bool = False) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=nullable)
+
+
+def _bool(name: str) -> sa.Column[bool]:
+    return sa.Column(name, sa.Boolean, nullable=False)
+
+
+def _json(name: str, *, nullable: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, _JSON, nullable=nullable)
+
+
+def _time(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
+    return sa.Column(name, UtcTime, nullable=nullable)
+
+
+cluster = sa.Table(
+    "cluster",
+    metadata,
+    sa.Column("cluster_id", sa.Text, primary_key=True),
+    _int("resource_version"),
+    _int("changes_held_after"),
+)
+
+runtime_classes = sa.Table(
+    "runtime_classes",
+    metadata,
+    _id("id", primary_key=True),
+    _text("uid"),
+    _text("handler"),
+    _int("min_memory_mb"),
+    _int("generation"),
+    _time("created_at"),
+    _int("resource_version"),
+)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    _id("id", primary_key=True),
+    _text("uid"),
+    _bool("ready"),
+    _bool("schedulable"),
+    _text("reason"),
+    _text("message"),
+    _text("address"),
+    _int("memory_mb"),
+    _int("cpu_millicores"),
+    _json("labels"),
+    _json("user_labels"),
+    _text("ledger_uid"),
+    _json("registration", nullable=True),
+    _time("registered_at", nullable=True),
+    _int("generation"),
+    _time("created_at"),
+    _int("resource_version"),
+)
+
+workloads = sa.Table(
+    "workloads",
+    metadata,
+    _id("id", primary_key=True),
+    _text("uid"),
+    _text("image"),
+    _id("runtime_class", sa.ForeignKey("runtime_classes.id", name="workloads_runtime_class")),
+    # The one node that all its allocations are on; none when there are none or several.
+    sa.Column("node", sa.Text),
+    _text("state"),
+    _text("reason"),
+    _text("message"),
+    _int("replicas"),
+    _int("generation"),
+    _int("version"),
+    _bool("waits_for_place"),
+    _json("labels"),
+    _json("spec"),
+    _json("status"),
+    _time("created_at"),
+    _time("deleted_at", nullable=True),
+    _int("resource_version"),
+    sa.Index("workloads_by_runtime_class", "runtime_class"),
+    sa.Index(
+        "workloads_waiting",
+        "resource_version",
+        sqlite_where=sa.text("waits_for_place"),
+        postgresql_where=sa.text("waits_for_place"),
+    ),
+)
+
+allocations = sa.Table(
+    "allocations",
+    metadata,
+    _id("id", primary_key=True),
+    _id("workload_id", sa.ForeignKey("workloads.id", name="allocations_workload")),
+    _text("workload_uid"),
+    _int("slot"),
+    _id("node", sa.ForeignKey("nodes.id", name="allocations_node")),
+    _text("runtime_class"),
+    _text("state"),
+    _text("reason"),
+    _text("message"),
+    _int("exit_code", nullable=True),
+    _int("restarts"),
+    _text("desired"),
+    _text("desired_reason"),
+    _int("revision"),
+    _int("accepted_revision"),
+    _int("generation"),
+    _text("spec_hash"),
+    _int("failures"),
+    _bool("started_once"),
+    _bool("released"),
+    _bool("simulated"),
+    _text("handler"),
+    _text("ledger_uid"),
+    _text("sandbox_id"),
+    _text("container_id"),
+    _text("ip"),
+    _int("memory_mb"),
+    _int("cpu_millicores"),
+    _bool("has_host_ports"),
+    _json("spec"),
+    _time("created_at"),
+    _time("started_at", nullable=True),
+    _time("finished_at", nullable=True),
+    _time("observed_at", nullable=True),
+    _int("resource_version"),
+    sa.Index("allocations_by_workload", "workload_id"),
+    sa.Index("allocations_by_node", "node"),
+    # At most one live allocation for a slot, whatever the planner thinks.
+    sa.Index(
+        "allocations_live_slot",
+        "workload_uid",
+        "slot",
+        unique=True,
+        sqlite_where=sa.text("NOT released"),
+        postgresql_where=sa.text("NOT released"),
+    ),
+    sa.Index(
+        "allocations_unsent",
+        "node",
+        "created_at",
+        sqlite_where=sa.text("accepted_revision < revision"),
+        postgresql_where=sa.text("accepted_revision < revision"),
+    ),
+    # All that a node's usage takes, so that it is read from the index alone.
+    sa.Index(
+        "allocations_usage",
+        "node",
+        "memory_mb",
+        "cpu_millicores",
+        sqlite_where=sa.text("NOT released"),
+        postgresql_where=sa.text("NOT released"),
+    ),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    _id("id", primary_key=True),
+    _text("object_kind"),
+    _text("object_id"),
+    _text("type"),
+    _text("reason"),
+    _text("message"),
+    _text("allocation"),
+    _text("node"),
+    _int("count"),
+    _time("first_seen"),
+    _time("last_seen"),
+    _int("resource_version"),
+    sa.Index("events_by_object", "object_id", "object_kind"),
+    sa.Index("events_by_time", "last_seen", "id"),
+    sa.Index("events_by_resource_version", "resource_version"),
+)
+
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("resource_version", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("kind"),
+    _text("object_id"),
+    _bool("deleted"),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _text("holder"),
+    _int("epoch"),
+    # Seconds since 1970 by the database's own clock.
+    sa.Column("expires_at", sa.Double, nullable=False),
+)

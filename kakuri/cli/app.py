@@ -1,0 +1,56 @@
+"""The command line as a whole: which verbs there are, and in which order --help names them.
+
+One rule: importing this imports nothing slow. --help must answer faster than a person notices.
+"""
+
+from typing import Annotated
+
+import typer
+
+from kakuri.cli import apply, delete, describe, dev, events, get, logs, processes, version, wait
+from kakuri.cli.session import DEFAULT_SERVER, remember_server
+
+app = typer.Typer(
+    name="kakuri",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich takes longer to import than all of this
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+database = typer.Typer(help="Look after the database.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def root(
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help=f"The server's address; else KAKURI_SERVER, the config file, or {DEFAULT_SERVER}.",
+        ),
+    ] = None,
+) -> None:
+    """Run containers in strongly isolated sandboxes, without Kubernetes."""
+    remember_server(server)
+
+
+app.command()(apply.apply)
+app.command()(get.get)
+app.command()(describe.describe)
+app.command()(logs.logs)
+app.command()(events.events)
+app.command()(wait.wait)
+app.command()(delete.delete)
+app.command()(dev.dev)
+app.command(context_settings=processes.PASSED_ON)(processes.controller)
+app.command(context_settings=processes.PASSED_ON)(processes.agent)
+app.add_typer(database, name="db")
+app.command()(version.version)
+database.command()(processes.upgrade)
+
+
+@database.callback()
+def _database() -> None:
+    """Keeps `upgrade` a command of its own: typer would merge a group of one with it."""

@@ -1,0 +1,84 @@
+"""kakuri delete: what is named is wanted no more."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kakuri.cli.apply import FilesOption
+from kakuri.cli.failure import Failure, Usage
+from kakuri.cli.get import SelectorOption
+from kakuri.cli.judge import DELETED
+from kakuri.cli.kinds import Target, kind_of, read_targets, singular
+from kakuri.cli.output import put
+from kakuri.cli.session import ServerOption, run, tell
+from kakuri.cli.waiting import wait_for
+
+if TYPE_CHECKING:
+    from kakuri.client import Client
+
+_DELETABLE = ("Workload", "Node", "RuntimeClass")
+
+
+def delete(
+    names: Annotated[list[str] | None, typer.Argument(help="web, workload web db, node/n1 …")] = None,
+    files: FilesOption = [],  # noqa: B006 - typer copies it
+    selector: SelectorOption = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until workloads and their containers are gone.")] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="For --wait; then exit 3.")] = 300,
+    ignore_missing: Annotated[bool, typer.Option("--ignore-missing", help="What isn't there is no error.")] = False,
+    server: ServerOption = None,
+) -> None:
+    """Delete objects by name, by the files they were applied from, or by labels."""
+    words = names or []
+    kind, targets = _what(words, files, selector)
+
+    async def command(client: "Client") -> None:
+        chosen = targets
+        if selector:
+            found = (await client.list(kind, selector=selector)).items
+            chosen = [Target(kind, str(o["id"])) for o in found]
+            if not chosen:
+                tell(f"no {singular(kind)} has these labels")
+        asked = await _delete(client, chosen, ignore_missing=ignore_missing)
+        if wait:
+            await wait_for(client, [t for t in asked if t.kind == "Workload"], DELETED, timeout)
+
+    run(server, command)
+
+
+def _what(words: list[str], files: list[str], selector: str) -> tuple[str, list[Target]]:
+    """The kind that -l is about, and what is named."""
+    ways = [bool(files), bool(selector), bool(words) and not (selector and len(words) == 1)]
+    if sum(ways) != 1:
+        raise Usage("say what to delete, in one way: by names, by -f FILE, or by -l LABELS (with a kind before it)")
+    if files:
+        from kakuri.manifest import parse  # noqa: PLC0415 - pydantic takes longer to import than --help to print
+
+        # In reverse: what comes later may need what comes first.
+        return "", [Target(m.kind, m.id) for m in reversed(parse(files))]
+    if not selector:
+        return "", read_targets(words, _DELETABLE)
+    kind = kind_of(words[0]) if words else "Workload"
+    if kind not in {"Workload", "Node"}:
+        raise Usage("-l works on workloads and nodes")
+    return kind, []
+
+
+async def _delete(client: "Client", targets: list[Target], *, ignore_missing: bool) -> list[Target]:
+    """What was asked to go. All are tried; the first failure is told at the end."""
+    from kakuri.client import ApiError  # noqa: PLC0415 - loaded by run
+
+    asked: list[Target] = []
+    failures: list[str] = []
+    for target in targets:
+        try:
+            await client.delete(target.kind, target.id)
+        except ApiError as error:
+            if not (error.status == 404 and ignore_missing):
+                failures.append(f"{target}: {error.detail}")
+            continue
+        asked.append(target)
+        put([f"{target} {'deleting' if target.kind == 'Workload' else 'deleted'}"])
+    if failures:
+        raise Failure("\n".join(failures))
+    return asked

@@ -1,0 +1,164 @@
+"""An agent's core on the fake runtime, in the test's own process, with a clock that the test can move on."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from agent.calls import Calls
+from agent.endpoints import Endpoint, Endpoints
+from agent.ledger import Ledger, open_ledger
+from agent.observations import Observations
+from agent.sync import Sync
+from cri.client import CriClient
+from kakuri.agentapi.v1 import agent_pb2 as wire
+
+CLUSTER = "cluster-a"
+BOUND_S = 10.0
+
+
+class SkippingClock:
+    """Real time, but a test may skip some of it."""
+
+    def __init__(self) -> None:
+        self._skipped_ns = 0
+        self._skips = asyncio.Event()
+
+    def now_ns(self) -> int:
+        return time.time_ns() + self._skipped_ns
+
+    def skip(self, seconds: float) -> None:
+        self._skipped_ns += int(seconds * 1e9)
+        self._skips.set()
+        self._skips = asyncio.Event()
+
+    async def wait(self, kick: asyncio.Event, until_ns: int | None) -> None:
+        while not kick.is_set() and (until_ns is None or self.now_ns() < until_ns):
+            waits = [asyncio.ensure_future(kick.wait()), asyncio.ensure_future(self._skips.wait())]
+            left_s = None if until_ns is None else max(until_ns - self.now_ns(), 0) / 1e9 + 0.001
+            try:
+                await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for waiting in waits:
+                    waiting.cancel()
+
+
+@dataclass
+class Agent:
+    """One life of an agent."""
+
+    ledger: Ledger
+    observations: Observations
+    sync: Sync
+    calls: Calls
+    clock: SkippingClock
+    logs: Path
+    epoch: int = 1
+    _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def fence(self) -> wire.Fence:
+        return wire.Fence(cluster_id=CLUSTER, epoch=self.epoch)
+
+    async def apply(self, *things: wire.Start | wire.Stop | wire.Remove) -> list[wire.ApplyOutcome]:
+        request = wire.ApplyRequest(
+            fence=self.fence,
+            ledger_uid=self.ledger.uid,
+            starts=[t for t in things if isinstance(t, wire.Start)],
+            stops=[t for t in things if isinstance(t, wire.Stop)],
+            removals=[t for t in things if isinstance(t, wire.Remove)],
+        )
+        return list((await self.calls.apply(request)).outcomes)
+
+    async def until(self, id_: str, holds: Callable[[wire.AllocationStatus], bool]) -> wire.AllocationStatus:
+        """The status, once this holds of it."""
+        seen: list[str] = []
+        deadline = time.monotonic() + BOUND_S
+        instance, revision = "", 0
+        while True:
+            response = await self.calls.observe(
+                wire.ObserveRequest(fence=self.fence, instance=instance, since=revision, wait_s=0.2)
+            )
+            instance, revision = response.instance, response.revision
+            for status in response.allocations:
+                if status.allocation_id == id_:
+                    seen.append(f"{status.state}/{status.reason}: {status.message}")
+                    if holds(status):
+                        return status
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{id_} did not come so far within {BOUND_S} s; it was " + " → ".join(seen))
+
+    async def until_state(self, id_: str, state: str, reason: str | None = None) -> wire.AllocationStatus:
+        return await self.until(id_, lambda s: s.state == state and reason in {None, s.reason})
+
+    async def until_released(self, id_: str) -> wire.AllocationStatus:
+        return await self.until(id_, lambda s: s.released)
+
+
+@asynccontextmanager
+async def living_agent(
+    folder: Path, endpoints: Sequence[str], clock: SkippingClock, *, handlers: tuple[str, ...] = ("runc", "runsc")
+) -> AsyncIterator[Agent]:
+    """An agent on this state dir, until the block ends; then it is gone as if it had been killed."""
+    clients = [CriClient(e) for e in endpoints]
+    ledger = open_ledger(folder / "ledger")
+    observations = Observations(ledger.uid)
+    ends = Endpoints([Endpoint(c, handlers, simulated=True) for c in clients])
+    logs = folder / "logs"
+    sync = Sync(ledger, observations, ends, clock, logs_folder=logs)
+    calls = Calls(ledger, observations, sync, ends, clock, logs_folder=logs)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(sync.run())
+            await sync.looked.wait()
+            try:
+                yield Agent(ledger, observations, sync, calls, clock, logs)
+            finally:
+                running.cancel()
+    finally:
+        ledger.close()
+        for client in clients:
+            await client.close()
+
+
+def start_of(id_: str, **changes: object) -> wire.Start:
+    """A start as a controller sends it. policy, limit, image, handler, env, ports, command, grace_s, revision."""
+    workload, slot, _ = id_.split(".")
+    spec = wire.ContainerSpec(
+        image=str(changes.get("image", "demo:1")),
+        memory_mb=64,
+        cpu_millicores=100,
+        runtime_class="native",
+        handler=str(changes.get("handler", "runc")),
+        env=changes.get("env", {}),  # type: ignore[arg-type]
+        ports=changes.get("ports", ()),  # type: ignore[arg-type]
+        command=changes.get("command", ()),  # type: ignore[arg-type]
+    )
+    in_place = wire.InPlaceSpec(
+        restart_policy=str(changes.get("policy", "Always")),
+        restart_limit=int(str(changes.get("limit", -1))),
+        termination_grace_s=int(str(changes.get("grace_s", 1))),
+        generation=1,
+    )
+    return wire.Start(
+        allocation_id=id_,
+        workload_id=workload,
+        workload_uid="uid-" + workload,
+        slot=int(slot),
+        revision=int(str(changes.get("revision", 1))),
+        spec_hash="0123456789abcdef",
+        container=spec,
+        in_place=in_place,
+        required_features=changes.get("features", ()),  # type: ignore[arg-type]
+    )
+
+
+def fake_env(script: str) -> dict[str, str]:
+    """What the fake's container is to do; see cri/fake_script.py."""
+    return {"KAKURI_FAKE": script}
+
+
+__all__ = ["CLUSTER", "Agent", "SkippingClock", "fake_env", "living_agent", "replace", "start_of"]
