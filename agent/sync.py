@@ -74,11 +74,10 @@ class Sync:
 
     def kick(self, id_: str) -> None:
         """Its entry has changed, or was forgotten."""
-        worker = self._workers.get(id_)
-        if worker is not None:
-            worker.kick()
-        elif id_ not in self._ledger.entries:
+        if id_ not in self._ledger.entries:
             self._observations.withdraw(id_)
+        if (worker := self._workers.get(id_)) is not None:
+            worker.kick()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:

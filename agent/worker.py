@@ -45,6 +45,7 @@ from cri.convert import ObservedContainer, ObservedSandbox, container_config, ob
 from cri.convert import sandbox_config as make_sandbox_config
 from cri.errors import AlreadyExists, CriError, DeadlineExceeded, NotFound, RuntimeFailed, Unavailable
 from cri.v1 import runtime_pb2 as pb
+from kakuri.agentapi.v1 import agent_pb2 as wire
 from kakuri.log import OncePer, get_logger
 
 SECOND = 1_000_000_000
@@ -120,7 +121,7 @@ class Worker:
 
     def tell(self) -> None:
         """What is known of it is published, before anybody can ask: what a full report lacks counts as lost."""
-        self._tell(self._means.ledger.entries[self.id])
+        self._tell(self._means.ledger.entries[self.id], whole=True)
 
     async def run(self) -> None:
         """Returns when the ledger has forgotten the allocation."""
@@ -145,8 +146,8 @@ class Worker:
         while self._suspects:
             self.seen = self.seen.suspected(self._suspects.pop())
         wanted = step(entry, self.seen, self._progress, self._means.clock.now_ns())
-        if not isinstance(wanted, Look | InspectContainer | InspectSandbox):
-            self._tell(entry)  # else more is known in a moment
+        if not isinstance(wanted, Look | InspectContainer | InspectSandbox):  # else more is known in a moment
+            self._tell(entry, whole=isinstance(wanted, Wait | Done))
         match wanted:
             case Wait():
                 self._give_turn_back()
@@ -309,16 +310,18 @@ class Worker:
         if outcome is not Outcome.GONE and self._means.once(f"{self.id} {kind} {outcome} {message}"):
             _log.warning("step failed", allocation=self.id, step=kind, outcome=outcome.value, error=message)
 
-    def _tell(self, entry: Entry) -> None:
+    def _tell(self, entry: Entry, *, whole: bool) -> None:
+        """whole: ids and addresses are news too. In the middle of a start each would only cost its readers a write."""
         endpoint = self._means.endpoints.find(entry.wish.handler) if entry.wish is not None else None
         simulated = endpoint.simulated if endpoint is not None else self._means.endpoints.simulated
         status = status_of(entry, self.seen, self._progress, ran=self._ran, simulated=simulated)
         status.revision = self._means.ledger.durable_revision(self.id)
         self._ran = status.started_once
         before = self._means.observations.get(self.id)
-        if self._means.observations.publish(status) and (
-            before is None or (before.state, before.reason) != (status.state, status.reason)
-        ):
+        if before is not None and not whole and _gist(before) == _gist(status):
+            return
+        news = before is None or (before.state, before.reason) != (status.state, status.reason)
+        if self._means.observations.publish(status) and news:
             _log.info("allocation", allocation=self.id, state=status.state, reason=status.reason, why=status.message)
 
     async def _pause(self, until_ns: int | None) -> None:
@@ -328,6 +331,10 @@ class Worker:
         if self._turn is not None:
             self._turn.give_back()
             self._turn = None
+
+
+def _gist(status: wire.AllocationStatus) -> tuple[object, ...]:
+    return status.state, status.reason, status.message, status.revision, status.restarts, status.released
 
 
 def _outcome_of(error: CriError) -> Outcome:

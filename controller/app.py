@@ -3,12 +3,9 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from aiohttp import web
-
-from controller.api import build_api
+from controller.api import build_api, serving
 from controller.api.ports import AgentUnreachable, LogsNotFound
 from controller.loops.driver import Driver
 from controller.nodes import Agents, NodeError
@@ -67,7 +64,7 @@ async def run(settings: ControllerSettings) -> None:
     try:
         driver = Driver(store, agents, clock, settings.holder_name)
         api = build_api(store=store, kick=driver, logs=NodeLogs(store, agents), version=__version__, clock=clock.now)
-        async with _served(api, settings.http), asyncio.TaskGroup() as group:
+        async with serving(api, *split_address(settings.http)), asyncio.TaskGroup() as group:
             log.info("serving", http=settings.http, cluster_id=store.cluster_id, version=__version__)
             loops = group.create_task(driver.run())
             await ended.wait()
@@ -76,15 +73,3 @@ async def run(settings: ControllerSettings) -> None:
     finally:
         await agents.close()
         await store.close()
-
-
-@asynccontextmanager
-async def _served(api: web.Application, address: str) -> AsyncIterator[None]:
-    host, port = split_address(address)
-    runner = web.AppRunner(api, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-        yield
-    finally:
-        await runner.cleanup()

@@ -90,13 +90,15 @@ _SAYINGS = {
     "[", ":", "cat", "date", "echo", "env", "export", "grep", "head", "hostname", "id", "ls", "printf", "seq", "set",
     "test", "true", "uname", "wc",
 }  # fmt: skip
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\$\([^()]*\)")
 _DOUBLES = re.compile(r"\b(\w+)=\"?\$\{?\1\}?\$\{?\1\}?")
 
 
 def _of_shell(text: str) -> Script | None:
     if "tail /dev/zero" in text or _DOUBLES.search(text) or re.fullmatch(r"\s*oom\s*", text):
         return OOM
-    statements = [part.strip() for part in re.split(r";|\n|&&|\|\|?", text) if part.strip()]
+    bare = _QUOTED.sub("_", text)
+    statements = [part.strip() for part in re.split(r";|\n|&&|\|\|?", bare) if part.strip()]
     seconds = 0.0
     for statement in statements:
         words = statement.split()
@@ -112,7 +114,7 @@ def _of_shell(text: str) -> Script | None:
             case [name, *_] if name in _SAYINGS or name == "false" or re.match(r"\w+=", name):
                 continue
             case _:
-                return _of_unknown_shell(text, seconds)
+                return _of_unknown_shell(bare, seconds)
     return Script(ends_after_s=seconds)
 
 

@@ -28,6 +28,19 @@ HTTP_SECONDS = Histogram(
 )
 WATCHES = Gauge("kakuri_http_watches", "Watches that are open.", ["kind"], registry=REGISTRY)
 
+RECONCILE_PASS_SECONDS = Histogram(
+    "kakuri_reconcile_pass_seconds",
+    "Time of a reconcile pass: load, plan, apply.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+    registry=REGISTRY,
+)
+RECONCILE_ACTIONS = Counter(
+    "kakuri_reconcile_actions",
+    "Actions that reconcile passes decided on, by kind.",
+    ["action"],
+    registry=REGISTRY,
+)
+
 
 def render() -> bytes:
     """All of it as Prometheus reads it."""

@@ -60,7 +60,9 @@ async def read_many(api: Api, request: web.Request, resource: Resource[Any]) -> 
 
 
 async def create(api: Api, request: web.Request, resource: Resource[Any]) -> web.StreamResponse:
-    manifest = _judge(await read_json(request, limit=MAX_OBJECT_BYTES), resource, default_id=api.new_id())
+    # A node or a class without a name is a slip; a workload may be one of many.
+    default_id = api.new_id() if resource.kind == "Workload" else None
+    manifest = _judge(await read_json(request, limit=MAX_OBJECT_BYTES), resource, default_id=default_id)
     outcome = await _write(api, resource, Put(manifest, mode="create"))
     return shown(outcome.object, status=201, headers={"Location": f"{resource.path}/{outcome.id}"})
 
@@ -113,13 +115,13 @@ def kick(api: Api, outcomes: Sequence[Outcome]) -> None:
         api.kick.nodes()
 
 
-def _judge(body: object, resource: Resource[Any], *, default_id: str) -> Manifest:
+def _judge(body: object, resource: Resource[Any], *, default_id: str | None) -> Manifest:
     """The manifest in the body, of this kind. Raises Problem 422 with all that is wrong."""
     if isinstance(body, dict):
         kind = body.get("kind", resource.kind)
         if kind != resource.kind:
             raise invalid([FieldError("/kind", f"is not {resource.kind}; {resource.path} takes nothing else")])
-        body = {"kind": kind, "id": default_id, **body}
+        body = {"kind": kind, **({"id": default_id} if default_id is not None else {}), **body}
     try:
         return validate_object(body)
     except InvalidObject as error:

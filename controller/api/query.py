@@ -96,7 +96,7 @@ def read_where(request: web.Request, filters: Collection[Param]) -> Where:
     try:
         selector = parse_selector(text)
     except SelectorError as error:
-        raise bad_request(f"selector: {error}") from None
+        raise bad_request(f"selector: {str(error)[:400]}") from None
     return Where(selector, terms)
 
 

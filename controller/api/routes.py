@@ -83,7 +83,7 @@ def _writes(resource: Resource[Any]) -> list[Route]:
             resource.path,
             f"create{kind}",
             _of(objects.create, resource),
-            f"Creates a {kind}; an id is made when the body has none.",
+            f"Creates a {kind}{'; an id is made when the body has none' if resource is WORKLOADS else ''}.",
             {201: created},
             (*_BODY, 409),
             (),

@@ -5,7 +5,9 @@ One rule: what the handlers are given is put together here, and nowhere else.
 
 import asyncio
 import json
+import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -22,6 +24,7 @@ from controller.api.route import Route
 from controller.api.routes import RESOURCES, ROUTES
 from controller.api.streams import Streams
 from controller.api.watch import WatchHub
+from kakuri.log import OncePer
 
 BOOKMARK_S = 10.0
 MAX_LINE_BYTES = 65_536
@@ -29,6 +32,11 @@ MAX_LINE_BYTES = 65_536
 is answered by aiohttp, in plain text."""
 SHUTDOWN_S = 2.0
 """For requests that are being answered when the server ends. Watches and followed logs end at once."""
+
+# What aiohttp itself finds wrong is no HTTP at all (a port scan, TLS on this port): told once a minute for each sender.
+_HTTP_LOG = logging.getLogger("controller.api.http")
+_say = OncePer(60, time.monotonic)
+_HTTP_LOG.addFilter(lambda record: _say(record.getMessage()))
 
 
 def build_api(
@@ -75,6 +83,7 @@ async def serving(application: web.Application, host: str, port: int) -> AsyncIt
         handler_cancellation=False,
         shutdown_timeout=SHUTDOWN_S,
         max_line_size=MAX_LINE_BYTES,
+        logger=_HTTP_LOG,
     )
     await runner.setup()
     try:

@@ -28,9 +28,11 @@ Type = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
 async def watch(api: Api, request: web.Request, resource: Resource[Any], where: Where) -> web.StreamResponse:
-    """Raises Expired, before the answer begins, for a version that is not held."""
+    """Raises StoreError before the answer begins: Expired for a version that is not held, or Unavailable."""
     since = read_resource_version(request)
-    if since is not None:
+    if since is None:
+        await api.store.resource_version()
+    else:
         await api.store.changes_since(since, limit=1)
     response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
     with WATCHES.labels(resource.kind).track_inprogress():

@@ -52,7 +52,7 @@ class ObservePass:
                 epoch=epoch,
                 instance=self._instance,
                 since=self._since,
-                wait_s=POLL_S,
+                wait_s=POLL_S if self._ready else 0,  # one that was silent is ready at its first answer
             )
         except NodeError as error:
             await self._unheard(error)

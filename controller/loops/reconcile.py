@@ -46,6 +46,8 @@ class ReconcilePass:
             applied = await self._store.apply_plan(decided, epoch=epoch, now=snapshot.now)
         took = self._clock.monotonic() - started
         metrics.RECONCILE_PASS_SECONDS.observe(took)
+        for action in decided.actions:
+            metrics.RECONCILE_ACTIONS.labels(type(action).__name__.lower()).inc()
         if not decided.empty:
             self._log.info("reconciled", **_told(snapshot, decided, applied), took_s=round(took, 4))
         return Passed(

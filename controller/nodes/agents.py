@@ -78,7 +78,7 @@ class Agents:
                 raise KeyError(error.details() or allocation_id) from error
             _raise(address, error)
         finally:
-            call.cancel()  # type: ignore[no-untyped-call]  # the stubs say nothing of it
+            call.cancel()
 
     async def forget(self, address: str) -> None:
         """The channel to an address that no node has any more is closed."""

@@ -6,6 +6,7 @@ One rule: what a method means stands in rules/ and here, once; the stores only s
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -31,7 +32,7 @@ from controller.store.contract import (
 from controller.store.events import token
 from controller.store.records import shown_allocation
 from controller.store.rules import agents, apply, plans
-from controller.store.tables import Paging, Tables
+from controller.store.tables import Paging, Tables, Versions
 from kakuri.model import (
     Allocation,
     Event,
@@ -59,8 +60,11 @@ class TransactionStore(ABC):
     async def _read(self, transaction: Callable[[Tables], T]) -> T: ...
 
     @abstractmethod
-    async def _write(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> T:
+    async def _write(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> tuple[T, Versions]:
         """Writes the batch too, and calls _committed when it wrote changes."""
+
+    async def _done(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> T:
+        return (await self._write(transaction))[0]
 
     def on_commit(self, kick: Callable[[], None]) -> None:
         self._kicks.append(kick)
@@ -72,12 +76,12 @@ class TransactionStore(ABC):
     # -- what people do ----------------------------------------------------------------------------------------------
     async def apply(self, writes: Sequence[Write], *, now: datetime, dry_run: bool = False) -> list[Outcome]:
         def run(tables: Tables) -> tuple[list[Outcome], Batch]:
-            outcomes, batch = apply.apply(tables, writes, now=now, new_uid=self._new_uid)
-            return outcomes, batch
+            return apply.apply(tables, writes, now=now, new_uid=self._new_uid)
 
         if dry_run:
             return (await self._read(run))[0]
-        return await self._write(run)
+        outcomes, versions = await self._write(run)
+        return [_stamped(outcome, versions) for outcome in outcomes]
 
     async def get_workload(self, id_: str) -> Workload:
         return _only(await self.list_workloads(selector=Selector(), ids=[id_]), "workload", id_)
@@ -154,24 +158,25 @@ class TransactionStore(ABC):
 
     # -- what agents say ---------------------------------------------------------------------------------------------
     async def register_node(self, id_: str, registration: NodeRegistration, *, now: datetime) -> tuple[Node, bool]:
-        return await self._write(
+        (node, changed), versions = await self._write(
             lambda tables: agents.register_node(tables, id_, registration, now=now, new_uid=self._new_uid)
         )
+        return node.with_(resource_version=versions.get(("Node", id_), node.resource_version)), changed
 
     async def set_node_ready(self, id_: str, *, ready: bool, reason: str, message: str, now: datetime) -> bool:
-        return await self._write(
+        return await self._done(
             lambda tables: agents.set_node_ready(tables, id_, ready=ready, reason=reason, message=message, now=now)
         )
 
     async def record_report(self, report: Report, *, now: datetime) -> Recorded:
-        return await self._write(lambda tables: agents.record_report(tables, report, now=now))
+        return await self._done(lambda tables: agents.record_report(tables, report, now=now))
 
     # -- what loops do -----------------------------------------------------------------------------------------------
     async def load_snapshot(self, workload_ids: Sequence[str], *, now: datetime, seed: str) -> Snapshot:
         return await self._read(lambda tables: plans.load_snapshot(tables, workload_ids, now=now, seed=seed))
 
     async def apply_plan(self, plan: Plan, *, epoch: int, now: datetime) -> Applied:
-        return await self._write(lambda tables: plans.apply_plan(tables, plan, epoch=epoch, now=now))
+        return await self._done(lambda tables: plans.apply_plan(tables, plan, epoch=epoch, now=now))
 
     async def page_workload_ids(self, *, after: str = "", limit: int = 200) -> list[str]:
         return await self._read(lambda tables: tables.workload_ids(after=after, limit=limit))
@@ -193,7 +198,7 @@ class TransactionStore(ABC):
         return await self._read(lambda tables: tables.errands(node, limit=limit))
 
     async def record_sent(self, node: str, ledger_uid: str, sent: Sequence[Sent], *, now: datetime) -> frozenset[str]:
-        return await self._write(lambda tables: agents.record_sent(tables, node, ledger_uid, sent, now=now))
+        return await self._done(lambda tables: agents.record_sent(tables, node, ledger_uid, sent, now=now))
 
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None:
         def run(_: Tables) -> tuple[None, Batch]:
@@ -202,10 +207,17 @@ class TransactionStore(ABC):
                 batch.tell(draft)
             return None, batch
 
-        await self._write(run)
+        await self._done(run)
 
 
 H = TypeVar("H", Workload, Allocation, Node, RuntimeClass)
+
+
+def _stamped(outcome: Outcome, versions: Versions) -> Outcome:
+    version = versions.get((outcome.kind, outcome.id))
+    if outcome.object is None or version is None:
+        return outcome
+    return replace(outcome, object=outcome.object.with_(resource_version=version))
 
 
 def _page(items: list[H], limit: int, tables: Tables) -> Page[H]:

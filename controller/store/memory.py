@@ -16,7 +16,7 @@ from controller.store.batch import Batch, R, Rows
 from controller.store.contract import AllocationFilter, Change, Errand, EventFilter, Lease
 from controller.store.events import place_after
 from controller.store.records import NodeRecord, Usage, WorkloadRecord, host_ports_of
-from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables
+from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables, Versions
 from kakuri.model import BUILT_IN, Allocation, Event, RuntimeClass
 from kakuri.selector import Selector
 
@@ -49,11 +49,12 @@ class MemoryStore(TransactionStore):
     async def _read(self, transaction: Callable[[Tables], T]) -> T:
         return transaction(self._tables)
 
-    async def _write(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> T:
+    async def _write(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> tuple[T, Versions]:
         result, batch = transaction(self._tables)
-        if self._tables.write(batch):
+        versions = self._tables.write(batch)
+        if versions:
             self._committed()
-        return result
+        return result, versions
 
     async def acquire_lease(self, holder: str, *, ttl_s: float) -> Lease:
         held_by, epoch, expires_at = self._lease
@@ -231,7 +232,7 @@ class MemoryTables:
         }
 
     # -- writing -----------------------------------------------------------------------------------------------------
-    def write(self, batch: Batch) -> int:
+    def write(self, batch: Batch) -> Versions:
         changed = batch.changes()
         versions: dict[str, dict[str, int]] = {}
         for kind, id_, deleted in changed:
@@ -252,7 +253,7 @@ class MemoryTables:
             del self._classes[id_]
         self._write_events(batch, versions.get("Event", {}))
         self._trim(len(changed))
-        return len(changed)
+        return {(kind, id_): versions[kind][id_] for kind, id_, _ in changed}
 
     def _write_workloads(self, rows: Rows[WorkloadRecord], versions: dict[str, int]) -> None:
         for record in _written(rows):

@@ -22,7 +22,7 @@ from controller.store.batch import Batch
 from controller.store.contract import AllocationFilter, Change, Errand, EventFilter, Kind, Lease
 from controller.store.engine import Database
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
-from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables
+from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables, Versions
 from kakuri.model import Allocation, Event, RuntimeClass
 from kakuri.selector import Selector
 
@@ -54,18 +54,17 @@ class SqlStore(TransactionStore):
     async def _read(self, transaction: Callable[[Tables], T]) -> T:
         return await self._database.read(lambda connection: transaction(self._tables(connection, writes=False)))
 
-    async def _write(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> T:
-        def run(connection: sa.Connection) -> tuple[T, int]:
+    async def _write(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> tuple[T, Versions]:
+        def run(connection: sa.Connection) -> tuple[T, Versions]:
             tables = self._tables(connection, writes=True)
             result, batch = transaction(tables)
             return result, tables.write(batch)
 
-        def committed(done: tuple[T, int]) -> None:
+        def committed(done: tuple[T, Versions]) -> None:
             if done[1]:
                 self._committed()
 
-        result, _ = await self._database.write(run, committed=committed)
-        return result
+        return await self._database.write(run, committed=committed)
 
     def _tables(self, connection: sa.Connection, *, writes: bool) -> "SqlTables":
         return SqlTables(connection, self.cluster_id, writes=writes, kept=self._kept)
@@ -179,7 +178,7 @@ class SqlTables:
         return allocations.host_ports(self._connection)
 
     # -- writing -----------------------------------------------------------------------------------------------------
-    def write(self, batch: Batch) -> int:
+    def write(self, batch: Batch) -> Versions:
         """Rows first, then the counter, then the log and the stamps: the counter is locked for as short as can be."""
         connection = self._connection
         rows.delete(connection, schema.allocations, batch.allocations.deleted)
@@ -193,11 +192,9 @@ class SqlTables:
         workloads.bump(connection, batch.bumped)
         events.add(connection, batch.events, batch.now)
         changed = batch.changes()
-        if changed:
-            self._log(changed)
-        return len(changed)
+        return self._log(changed) if changed else {}
 
-    def _log(self, changed: list[tuple[Kind, str, bool]]) -> None:
+    def _log(self, changed: list[tuple[Kind, str, bool]]) -> Versions:
         first = changes.log(self._connection, changed)
         stamps: dict[str, dict[str, int]] = {}
         for version, (kind, id_, deleted) in enumerate(changed, start=first):
@@ -206,6 +203,7 @@ class SqlTables:
         for table, versions in stamps.items():
             rows.stamp(self._connection, _TABLES[table], versions)
         self._trim(first, first + len(changed))
+        return {(kind, id_): version for version, (kind, id_, _) in enumerate(changed, start=first)}
 
     def _trim(self, before: int, after: int) -> None:
         # Now and then is enough, and keeps the work of it off most transactions.

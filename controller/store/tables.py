@@ -5,13 +5,13 @@ the twin never yields inside a transaction, PostgreSQL locks rows, always in thi
 workloads (which guard their allocations), events, the counter.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from controller.plan.snapshot import HostPort
 from controller.store.batch import Batch
-from controller.store.contract import AllocationFilter, Change, Errand, EventFilter
+from controller.store.contract import AllocationFilter, Change, Errand, EventFilter, Kind
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
 from kakuri.model import Allocation, Event, RuntimeClass
 from kakuri.selector import Selector
@@ -20,6 +20,9 @@ CHANGES_KEPT = 50_000
 """Fewer, and a watcher that was away for a while must list again; more, and the log outgrows the objects."""
 EVENTS_KEPT = 10_000
 """For the whole store; the least recently seen go first."""
+
+
+Versions = Mapping[tuple[Kind, str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,5 +88,5 @@ class Tables(Protocol):
         """By node, of allocations that are not released."""
 
     # -- writing -----------------------------------------------------------------------------------------------------
-    def write(self, batch: Batch) -> int:
-        """Writes it all and returns how many changes that were."""
+    def write(self, batch: Batch) -> Versions:
+        """Writes it all, and says at which resource_version each change was."""

@@ -118,7 +118,8 @@ def summary(workload: Mapping[str, Any]) -> str:
         ),
         "",
     )
-    return state + ready + "".join(f", {part}" for part in (why, paused) if part and part != state)
+    parts = [why] if paused in {message, reason} else [why, paused]
+    return state + ready + "".join(f", {part}" for part in parts if part and part != state)
 
 
 def _count(workload: Mapping[str, Any], name: str) -> int:

@@ -74,7 +74,7 @@ def _colored(cell: str, padded: str, *, color: bool) -> str:
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return _quotable(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def to_yaml(value: Any) -> str:
@@ -108,9 +108,13 @@ def _scalar(value: Any) -> str:
     if isinstance(value, str):
         if _PLAIN.fullmatch(value) and value.lower() not in _WORDS_OF_OTHER_TYPES:
             return value
-        quoted = json.dumps(value, ensure_ascii=False)
-        return _UNSAFE_IN_QUOTES.sub(lambda m: f"\\u{ord(m[0]):04x}", quoted)
+        return _quotable(json.dumps(value, ensure_ascii=False))
     return json.dumps(value)
+
+
+def _quotable(text: str) -> str:
+    """JSON whose texts mean the same to a reader of YAML, and print safely."""
+    return _UNSAFE_IN_QUOTES.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
 def put(lines: Iterable[str]) -> None:

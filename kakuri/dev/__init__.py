@@ -46,11 +46,12 @@ class Wanted:
     ports: Mapping[str, int | None]
 
 
-def run(wanted: Wanted, announce: Callable[[str], None]) -> None:
-    """Returns when it was told to end and all that should end has. announce: the one line on stdout."""
+def run(wanted: Wanted, announce: Callable[[str], None], programs: "Programs | None" = None) -> None:
+    """Returns when it was told to end and all that should end has. announce: the one line on stdout. programs: what
+    is run; by default a real controller and a real agent."""
     folder = Folder(wanted.directory)
     with folder.locked():
-        asyncio.run(_Dev(folder, wanted, announce).run())
+        asyncio.run(_Dev(folder, wanted, announce, programs or real_programs).run())
 
 
 def node_name() -> str:
@@ -59,7 +60,7 @@ def node_name() -> str:
     return name or "local"
 
 
-def programs(folder: Folder, wanted: Wanted, ports: Ports) -> tuple[Program, Program]:
+def real_programs(folder: Folder, wanted: Wanted, ports: Ports) -> tuple[Program, Program]:
     """The controller and the agent."""
     # Else a folder named agent or controller, where a person happens to be, would be imported instead of ours.
     environment = {"PYTHONSAFEPATH": "1"}
@@ -109,11 +110,16 @@ def _port_of(command_line: Sequence[str], flag: str) -> int | None:
     return int(port) if port.isascii() and port.isdigit() else None
 
 
+Programs = Callable[[Folder, Wanted, Ports], tuple[Program, Program]]
+"""The controller and the agent, called as these ports ask."""
+
+
 class _Dev:
-    def __init__(self, folder: Folder, wanted: Wanted, announce: Callable[[str], None]) -> None:
+    def __init__(self, folder: Folder, wanted: Wanted, announce: Callable[[str], None], programs: Programs) -> None:
         self._folder = folder
         self._wanted = wanted
         self._announce = announce
+        self._programs = programs
         self._stop = asyncio.Event()
         self._ready = False
         self._failures: dict[str, int] = {}
@@ -121,7 +127,7 @@ class _Dev:
     async def run(self) -> None:
         self._listen()
         # Which ports they have decides how they are called, so what lives is looked for by the marks alone.
-        anything = programs(self._folder, self._wanted, Ports(0, 0, 0))
+        anything = self._programs(self._folder, self._wanted, Ports(0, 0, 0))
         lines = [process.cmdline() if (process := find(p)) else [] for p in anything]
         running = running_ports(*lines)
         last = _ports_of(self._folder.read_state()) if running else {}
@@ -129,7 +135,7 @@ class _Dev:
         self._check_runtime(lines[1])
         self._watches = [
             Watch(program, on_start=self._started, on_end=self._ended)
-            for program in programs(self._folder, self._wanted, self._ports)
+            for program in self._programs(self._folder, self._wanted, self._ports)
         ]
         adopted = [w.program.name for w in self._watches if w.adopt()]
         if adopted:

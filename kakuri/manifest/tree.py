@@ -39,6 +39,7 @@ _INT = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 _ODD_INT = re.compile(r"[-+]?0b[01]+|[-+]?0o?[0-7]+|[-+]?0x[0-9a-fA-F]+|\+[0-9]+|-?0[0-9]+", re.ASCII)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t]+[0-9:.]+[ \t]*(?:Z|[-+][0-9:]+)?)?", re.ASCII)
+_JSON_ONLY = re.compile("[\t\x85\u2028\u2029]")
 _LONGEST_INT = 400
 _STR_TAG = "tag:yaml.org,2002:str"
 _COLLECTION_TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
@@ -107,7 +108,7 @@ def documents(text: str) -> Iterator[Document]:
     yaml = YAML(typ="safe", pure=True)
     builder = _Builder()
     try:
-        for event in yaml.parse(_without_json_tabs(text)):
+        for event in yaml.parse(_as_yaml(text)):
             document = builder.feed(event)
             if document is not None and document.root.value is not None:
                 yield document
@@ -118,15 +119,16 @@ def documents(text: str) -> Iterator[Document]:
         raise Unparsable(1, 1, f"is not YAML: {' '.join(str(error).split())}") from None
 
 
-def _without_json_tabs(text: str) -> str:
-    # JSON may be indented with tabs, YAML may not. In valid JSON no text holds a raw tab, so each is a blank.
-    if "\t" in text and text.lstrip()[:1] in {"{", "["}:
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-        return text.replace("\t", " ")
-    return text
+def _as_yaml(text: str) -> str:
+    """JSON may be indented with tabs, and may hold characters that break lines in YAML; both get YAML's spelling."""
+    if text.lstrip()[:1] not in {"{", "["} or not _JSON_ONLY.search(text):
+        return text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    # In valid JSON a raw tab is between values, and the others are inside texts.
+    return _JSON_ONLY.sub(lambda m: " " if m[0] == "\t" else f"\\u{ord(m[0]):04x}", text)
 
 
 def _yaml_words(error: MarkedYAMLError) -> str:

@@ -41,7 +41,7 @@ async def test_the_container_sees_only_its_own_processes(real_subject: Subject) 
 
 async def test_the_kernels_settings_can_not_be_written(real_subject: Subject) -> None:
     said = await shell(real_subject, "echo 1 > /proc/sys/kernel/core_uses_pid || echo refused")
-    assert said[-1] == "refused"
+    assert "refused" in said  # beside what sh says of it on stderr, in any order
 
 
 async def test_masked_paths_show_nothing(real_subject: Subject) -> None:

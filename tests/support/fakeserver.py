@@ -61,7 +61,7 @@ class FakeServer:
             app.router.add_get(f"/{plural}/{{id}}", self._one(kind))
             app.router.add_delete(f"/{plural}/{{id}}", self._delete(kind))
             app.router.add_post(f"/{plural}", self._create(kind))
-        runner = web.AppRunner(app, shutdown_timeout=0)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

@@ -30,7 +30,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         case "sqlite":
             yield f"sqlite:///{tmp_path}/kakuri.db"
         case _:
-            yield request.getfixturevalue("postgres_url")
+            yield request.getfixturevalue("shared_postgres_url")
 
 
 @pytest.fixture

@@ -125,7 +125,12 @@ class TestWhenTheStoreIsAway:
         with monkeypatch.context() as broken:
             for name in ("apply", "ping"):
                 broken.setattr(api.store, name, full)
-            for answer in (await api.post("/workloads", workload()), await api.get("/readyz")):
+            broken.setattr(api.store, "resource_version", full)
+            for answer in (
+                await api.post("/workloads", workload()),
+                await api.get("/workloads?watch=1"),
+                await api.get("/readyz"),
+            ):
                 assert (answer.status, answer.body["reason"]) == (503, "Unavailable")
                 assert answer.headers["Retry-After"] == "1"
                 assert "disk full" in answer.body["detail"]

@@ -46,6 +46,11 @@ async def test_an_id_is_made_for_what_is_posted_without_one(api: RunningApi) -> 
     assert (await api.get(first.headers["Location"])).body["id"] == first.body["id"]
 
 
+async def test_no_id_is_made_for_other_kinds(api: RunningApi) -> None:
+    answer = await api.post("/nodes", {})
+    assert (answer.status, pointers(answer.body)) == (422, ["/id"])
+
+
 async def test_an_id_that_exists_is_not_created_again(api: RunningApi) -> None:
     await api.post("/workloads", workload())
     again = await api.post("/workloads", workload(image="other"))

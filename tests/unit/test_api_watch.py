@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import Random
 from time import perf_counter
 
 import pytest
@@ -95,6 +96,39 @@ async def test_what_left_the_selection_before_the_watch_began_is_told(api: Runni
     await api.put("/workloads/mine", workload("mine"))
     async with api.watch(f"/workloads?watch=1&selector=app%3Dweb&resource_version={since}") as watch:
         assert (await watch.next())[:2] == ("DELETED", "mine")
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("path", ["/nodes?", "/nodes?selector=app%3Dweb&"])
+async def test_a_mirror_kept_by_watches_that_break_equals_the_list(seed: int, path: str) -> None:
+    random = Random(seed)
+    async with running_api(bookmark_s=0.01) as api:
+
+        async def change() -> None:
+            id_ = f"n{random.randrange(6)}"
+            if random.random() < 0.3:
+                await api.delete(f"/nodes/{id_}")
+            else:
+                await api.put(f"/nodes/{id_}", {"labels": {"app": random.choice(["web", "db"])}})
+
+        listed = (await api.get(path[:-1])).body
+        mirror, since = {o["id"]: o for o in listed["items"]}, int(listed["resource_version"])
+        for turn in range(10):
+            for _ in range(random.randrange(8)):
+                await change()
+            async with api.watch(f"{path}watch=1&resource_version={since}") as watch:
+                for _ in range(random.randrange(8)):
+                    await change()
+                newest = int(await version(api))
+                goal = newest if turn == 9 else min(newest, since + random.randrange(6))
+                while since < goal:
+                    line = await watch.line()
+                    since = int(line["resource_version"])
+                    if line["type"] == "DELETED":
+                        mirror.pop(line["object"]["id"], None)
+                    elif line["type"] != "BOOKMARK":
+                        mirror[line["object"]["id"]] = line["object"]
+        assert mirror == {o["id"]: o for o in (await api.get(path[:-1])).body["items"]}
 
 
 async def test_nodes_classes_and_events_can_be_watched(api: RunningApi) -> None:

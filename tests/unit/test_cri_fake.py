@@ -76,6 +76,8 @@ def shell(text: str) -> Script:
         pytest.param(script_of(IMAGE, ["tail", "/dev/zero"], {}), OOM, id="a known glutton"),
         pytest.param(shell("echo hello; sleep 1; exit 4"), Script(1, 4), id="a shell's exit after its sleeps"),
         pytest.param(shell("echo a && uname -r"), Script(0), id="a shell that only says things"),
+        pytest.param(shell('echo "$(seq 9 | tail -n 1); exit 3"'), Script(0), id="what is quoted is only said"),
+        pytest.param(shell('trap "exit 0" TERM; sleep 1000 & wait'), FOREVER, id="a shell that waits runs on"),
         pytest.param(shell("sleep 0.5\nexit"), Script(0.5), id="a bare exit"),
         pytest.param(shell("echo no; false"), Script(0, 1), id="a shell that ends with false"),
         pytest.param(shell("compute-things; exit 7"), Script(0, 7), id="unknown work is believed its exit"),
@@ -295,8 +297,8 @@ async def test_as_a_process_it_serves_takes_faults_and_ends_on_sigterm(tmp_path:
             with pytest.raises(CriError, match="told so"):
                 await client.version()
             await client.version()
+            wrong = fake_pb2.Fault(method="Version", code="NO_SUCH")
             with pytest.raises(grpc.aio.AioRpcError, match="NO_SUCH"):
-                wrong = fake_pb2.Fault(method="Version", code="NO_SUCH")
                 await control.SetFaults(fake_pb2.SetFaultsRequest(faults=[wrong]), timeout=10)
 
             await client.pull_image(IMAGE)

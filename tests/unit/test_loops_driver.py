@@ -70,7 +70,7 @@ class ObjectAgents:
         if self.away:
             raise NodeUnreachable("nobody there")
         async with self.changed:
-            if since == self.revision:
+            if since == self.revision and wait_s:
                 await self.changed.wait_for(lambda: self.revision != since or self.away)
         if self.away:
             raise NodeUnreachable("hung up")
@@ -340,6 +340,11 @@ async def test_a_node_is_silent_only_after_its_time() -> None:
 
 async def test_a_dispatch_that_got_no_answer_leaves_its_errands_for_the_next() -> None:
     async with a_world() as world:
+
+        async def ready() -> bool:
+            return (await world.store.get_node("n1")).status.ready
+
+        await world.until("the node is ready", ready)
         await world.agents.go_away()
         await world.put("web")
 

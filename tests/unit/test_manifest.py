@@ -69,16 +69,17 @@ def test_an_error_in_stdin_names_it() -> None:
         parse(["-"], stdin=io.BytesIO(GOOD.replace("64", "-1").encode()))
 
 
-def test_json_is_read_with_tabs_escapes_and_lists(tmp_path: Path) -> None:
+@pytest.mark.parametrize("escaped", [True, False], ids=["escaped", "raw"])
+def test_json_is_read_with_tabs_escapes_and_lists(escaped: bool, tmp_path: Path) -> None:
     objects = [
-        {**_fields(), "id": "a", "env": {"FACE": "\U0001f600/"}},
+        {**_fields(), "id": "a", "env": {"FACE": "\U0001f600/\x85"}},
         {**_fields(), "id": "b"},
     ]
     file = tmp_path / "all.json"
-    file.write_text(json.dumps(objects, indent="\t"))
+    file.write_text(json.dumps(objects, indent="\t", ensure_ascii=escaped), encoding="utf-8")
     first, second = parse([str(file)])
     assert isinstance(first, WorkloadManifest)
-    assert first.env == {"FACE": "\U0001f600/"}
+    assert first.env == {"FACE": "\U0001f600/\x85"}
     assert second.id == "b"
 
 

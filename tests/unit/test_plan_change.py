@@ -150,6 +150,13 @@ def test_a_slot_that_lost_its_place_to_the_change_pauses_it() -> None:
     assert progressing.reason == "Paused"
 
 
+@pytest.mark.parametrize("end", [{}, FAILED])
+def test_a_job_that_finds_no_place_to_run_again_pauses_the_change(end: dict[str, Any]) -> None:
+    decided = change(an_end(slot=0, spec=OLD, **end), old(1), max_unavailable=2, memory_mb=9000)
+    assert touched(decided) == ""
+    assert decided.status.reason == "Unschedulable"
+
+
 def test_a_slot_that_never_had_a_place_does_not_pause_a_change() -> None:
     rows = [old(0), old(1)]
     view = a_view(allocations=rows, replicas=3, image=NEW, max_unavailable=2)

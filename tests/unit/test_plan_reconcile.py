@@ -75,7 +75,7 @@ LONG_AGO = {"finished_at": later(-3600), "observed_at": later(-3600)}
             id="and removed when they are gone, each once",
         ),
         pytest.param(
-            a_view(allocations=[an_end(desired=Desired.REMOVE)]),
+            a_view(allocations=[an_end(desired=Desired.REMOVE)], restart_policy=NEVER),
             ["place 0 n1"],
             id="a slot that is wanted again while its allocation is removed gets another",
         ),
@@ -239,6 +239,13 @@ def test_workloads_are_planned_in_the_order_of_their_ids_and_share_the_room() ->
     assert [w.workload_id for w in decided.workloads] == ["a", "b"]
     assert brief(*decided.actions) == ["place 0 n1"]
     assert decided.workloads[1].status.reason == "Unschedulable"
+
+
+def test_why_there_is_no_place_is_told_of_the_room_that_the_whole_pass_leaves() -> None:
+    """Else the next pass would tell it differently, and write."""
+    views = [a_view("a", cpu_millicores=4001), a_view("b")]
+    told = plan(a_snapshot(views, a_node_view(memory_mb=100))).workloads[0].status.message
+    assert told.startswith("0 of 1 nodes fit: 1 has too little memory free (64 MiB asked)")
 
 
 def test_a_stopped_allocation_holds_its_room_until_it_is_gone() -> None:
