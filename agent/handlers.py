@@ -14,6 +14,8 @@ from agent.prerequisites import find_program, is_cgroup_v2
 from agent.runsc_wrapper import wrapper_script
 
 GvisorPlatform = Literal["systrap", "ptrace"]
+"""How gVisor catches a workload's system calls. systrap, gVisor's own choice: 8 µs a call, and about 5% of a core for
+each sandbox that is idle. ptrace: 84 µs a call, 0.2% idle. So ptrace suits many that mostly wait."""
 EDERA_SOCKET = Path("/var/lib/edera/protect/cri.socket")
 
 _RUNC_SHIM = "io.containerd.runc.v2"

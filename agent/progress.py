@@ -69,7 +69,8 @@ def after_success(progress: Progress, action: Action) -> Progress:
             # The count of tries goes on, for when the sandbox then finds them taken.
             return replace(progress, ports_free=True)
         case RunSandbox():
-            return replace(progress, ports_free=False).without(RunSandbox, ProbePorts)
+            # Its name is ours now: an earlier one that got no answer can't come up any more.
+            return replace(progress, ports_free=False, settle_at_ns=0).without(RunSandbox, ProbePorts)
         case StartContainer() | Record(change=AttemptOver()):
             return progress.without(CreateContainer, StartContainer, Record)
         case _:

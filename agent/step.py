@@ -55,9 +55,14 @@ def step(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> Step:
     """What comes next. What failed lately is waited for, but only when it is what comes next."""
     wanted = _wanted(entry, seen, progress, now_ns)
     trouble = progress.troubles.get(type(wanted))
-    if trouble is not None and now_ns < trouble.retry_at_ns:
+    if trouble is not None and _is_ahead(trouble.retry_at_ns, now_ns):
         return Wait(trouble.retry_at_ns)
     return wanted
+
+
+def _is_ahead(at_ns: int, now_ns: int) -> bool:
+    """What lies further ahead than any wait was set by a clock that has jumped back since: it is not waited for."""
+    return now_ns < at_ns <= now_ns + MAX_BACKOFF_S * SECOND
 
 
 def _wanted(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> Step:
@@ -128,9 +133,8 @@ def _begin(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> Step:
     for sandbox in seen.sandboxes:
         if not sandbox.ready or sandbox is not live[-1]:
             return _remove_sandbox(seen, sandbox)
-    not_before_ns = min(entry.not_before_ns, now_ns + MAX_BACKOFF_S * SECOND)  # clocks may jump back
-    if now_ns < not_before_ns:
-        return Wait(not_before_ns)
+    if _is_ahead(entry.not_before_ns, now_ns):
+        return Wait(entry.not_before_ns)
     if not progress.image_ready:
         return Wait() if progress.pulling else EnsureImage(entry.wish.image)
     if not live:
@@ -198,9 +202,9 @@ def _clear_away(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> St
         return _remove_sandbox(seen, sandbox)
     if entry.released:
         return Done()
-    if seen.looked_at_ns < progress.settle_at_ns:
+    if seen.looked_at_ns < progress.settle_at_ns <= now_ns + MAX_BACKOFF_S * SECOND:
         # A sandbox whose start got no answer may still come up.
-        return Wait(progress.settle_at_ns) if now_ns < progress.settle_at_ns else Look()
+        return Wait(progress.settle_at_ns) if _is_ahead(progress.settle_at_ns, now_ns) else Look()
     return Record(Released())
 
 

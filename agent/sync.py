@@ -105,13 +105,13 @@ class Sync:
 
     async def relist(self) -> None:
         """Each worker has been told what the runtimes have now, and what nobody knows is told of."""
-        began_ns = self._clock.now_ns()
+        before = {worker: worker.actions for worker in self._workers.values()}
         listings = await self._list_all()
         whole = len(listings) == len(self._endpoints.all)
         by_allocation = _by_allocation(listings.values())
         for id_, worker in list(self._workers.items()):
-            if whole or self._is_listed(id_, listings):
-                worker.compare(by_allocation.get(id_, Listing((), ())), began_ns)
+            if worker in before and (whole or self._is_listed(id_, listings)):
+                worker.compare(by_allocation.get(id_, Listing((), ())), before[worker])
         self._tell_found(listings, whole=whole)
 
     def _adopt(self, listings: Mapping[Endpoint, Listing]) -> None:

@@ -86,7 +86,7 @@ class Worker:
         self._ran = False
         self._turn: Turn | None = None
         self._busy = False
-        self._acted_at_ns = 0
+        self._actions = 0
         self._homes: dict[str, CriClient] = {}
 
     def kick(self) -> None:
@@ -102,11 +102,16 @@ class Worker:
         self._suspects.add(id_)
         self._kick.set()
 
-    def compare(self, listing: Listing, began_ns: int) -> None:
-        """A relist, asked for at began_ns, saw this of it. It looks for itself when that is not what it knows."""
-        if self._busy or self._acted_at_ns >= began_ns or not self.seen.looked:
+    @property
+    def actions(self) -> int:
+        """How many it has begun: whether something was done since."""
+        return self._actions
+
+    def compare(self, listing: Listing, actions: int) -> None:
+        """A relist, asked for after so many actions, saw this of it. It looks for itself when it knows otherwise."""
+        if self._busy or self._actions != actions or not self.seen.looked:
             return
-        if not self.seen.same_as(self.seen.listed(listing.sandboxes, listing.containers, began_ns)):
+        if not self.seen.same_as(self.seen.listed(listing.sandboxes, listing.containers, self.seen.looked_at_ns)):
             self._doubt = True
             self._kick.set()
 
@@ -163,6 +168,7 @@ class Worker:
 
     async def _carry_out(self, entry: Entry, action: Action) -> None:
         self._busy = True
+        self._actions += 1
         try:
             await self._do(entry, action)
         except CriError as error:
@@ -178,7 +184,6 @@ class Worker:
                 self._progress = after_success(self._progress, action)
         finally:
             self._busy = False
-            self._acted_at_ns = self._means.clock.now_ns()
 
     async def _do(self, entry: Entry, action: Action) -> None:
         match action:
@@ -231,6 +236,8 @@ class Worker:
             for id_ in (*(s.id for s in listing.sandboxes), *(c.id for c in listing.containers)):
                 self._homes[id_] = endpoint.client
         self.seen = self.seen.listed(sandboxes, containers, at_ns)
+        if sandboxes:
+            self._progress = replace(self._progress, settle_at_ns=0)  # it has come up
 
     async def _ensure_image(self, entry: Entry, image: str) -> None:
         assert entry.wish is not None

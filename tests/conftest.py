@@ -7,4 +7,5 @@ pytest_plugins = [
     "support.dev",
     "support.runtime",
     "support.cri_subject",
+    "support.agents",
 ]

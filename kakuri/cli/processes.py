@@ -34,4 +34,6 @@ def upgrade(
 
 def _become(module: str, *arguments: str) -> NoReturn:
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - our own modules, no shell
+    # Else a folder of the module's name, where a person happens to be, would be run instead of ours.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environment)  # noqa: S606 - no shell

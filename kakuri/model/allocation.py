@@ -46,7 +46,7 @@ class Allocation(Model):
     accepted_revision: int = 0
     """What the agent did accept."""
     failures: int = 0
-    """Allocations of this slot in a row, before this one, that were lost, refused or failed to start."""
+    """Allocations of this slot in a row, before this one, that were refused or failed to start; not the lost ones."""
     state: State = State.PENDING
     reason: str = ""
     message: str = ""

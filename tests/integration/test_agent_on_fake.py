@@ -1,67 +1,21 @@
-"""The agent's core on the fake runtime: what people see of it, and each way that runtimes and agents break."""
+"""The agent's core on the fake runtime: what people see of it, and what it refuses."""
 
 import asyncio
-import errno
-import os
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from agent.calls import BadRequest, Fenced, NotHere
-from agent.entry import StopAsked
 from cri.client import CriClient
 from cri.fake import FakeRuntime, Fault
 from kakuri.agentapi.v1 import agent_pb2 as wire
-from support.agents import CLUSTER, Agent, SkippingClock, fake_env, living_agent, start_of
+from support.agents import API, CLUSTER, JOB, WEB, Agent, Life, SkippingClock, fake_env, runtime_has, start_of, stop_of
 
-WEB, API, JOB = "web.0.0000000a", "api.0.0000000b", "job.0.0000000c"
 ACCEPTED, REFUSED, BUSY = wire.ApplyOutcome.ACCEPTED, wire.ApplyOutcome.REFUSED, wire.ApplyOutcome.BUSY
-Life = Callable[[], AbstractAsyncContextManager[Agent]]
-
-
-@pytest.fixture
-async def runtime(tmp_path: Path) -> AsyncIterator[FakeRuntime]:
-    async with FakeRuntime(tmp_path / "cri.sock", images=["demo:1"]) as fake:
-        yield fake
-
-
-@pytest.fixture
-def clock() -> SkippingClock:
-    return SkippingClock()
-
-
-@pytest.fixture
-def life(tmp_path: Path, runtime: FakeRuntime, clock: SkippingClock) -> Life:
-    """Each call is another life of the same agent; the end of its block is a kill."""
-    return lambda: living_agent(tmp_path, [runtime.endpoint], clock)
-
-
-@pytest.fixture
-async def agent(life: Life) -> AsyncIterator[Agent]:
-    async with life() as alive:
-        yield alive
-
-
-def stop_of(id_: str, reason: str = "Deleted", revision: int = 2) -> wire.Stop:
-    return wire.Stop(allocation_id=id_, revision=revision, reason=reason, termination_grace_s=1)
-
-
-async def runtime_has(runtime: FakeRuntime) -> tuple[Counter[str], Counter[str]]:
-    """(sandboxes, running containers), by allocation."""
-    client = CriClient(runtime.endpoint)
-    try:
-        sandboxes = Counter(s.metadata.name for s in await client.list_pod_sandboxes())
-        containers = [c for c in await client.list_containers() if c.state == 1]
-        return sandboxes, Counter(c.labels["kakuri.dev/allocation"] for c in containers)
-    finally:
-        await client.close()
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -306,272 +260,6 @@ async def test_a_removal_waits_for_the_end_and_is_done_when_nothing_is_there(age
     assert [o.result for o in outcomes] == [BUSY, ACCEPTED]
 
 
-# how runtimes break
-
-
-async def test_a_sandbox_that_comes_up_after_the_deadline_is_adopted_and_not_doubled(
-    agent: Agent, runtime: FakeRuntime, clock: SkippingClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cri.client.RUN_DEADLINE_S", 0.1)
-    runtime.faults.add(Fault("RunPodSandbox", delay_s=0.3, done_anyway=True, times=1))
-    await agent.apply(start_of(WEB))
-    await agent.until_state(WEB, "Pending", "SandboxFailed")
-    await asyncio.sleep(0.4)
-    clock.skip(10)
-    await agent.until_state(WEB, "Running", "")
-    assert await runtime_has(runtime) == (Counter([WEB]), Counter([WEB]))
-
-
-async def test_a_stopped_one_is_not_released_before_its_late_sandbox_is_gone(
-    agent: Agent, runtime: FakeRuntime, clock: SkippingClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cri.client.RUN_DEADLINE_S", 0.1)
-    runtime.faults.add(Fault("RunPodSandbox", delay_s=0.4, done_anyway=True, times=1))
-    await agent.apply(start_of(WEB))
-    await agent.until_state(WEB, "Pending", "SandboxFailed")
-    await agent.apply(stop_of(WEB))
-    ended = await agent.until_state(WEB, "Failed")
-    assert not ended.released
-    await asyncio.sleep(0.5)
-    assert (await runtime_has(runtime))[0] == Counter([WEB])
-    clock.skip(31)
-    await agent.until_released(WEB)
-    assert (await runtime_has(runtime))[0] == Counter()
-
-
-@pytest.mark.parametrize("method", ["RunPodSandbox", "CreateContainer", "StartContainer"])
-async def test_a_reply_that_was_lost_doubles_nothing(
-    agent: Agent, runtime: FakeRuntime, clock: SkippingClock, method: str
-) -> None:
-    runtime.faults.add(Fault(method, code=grpc.StatusCode.UNAVAILABLE, done_anyway=True, times=1))
-    await agent.apply(start_of(WEB))
-    running = await agent.until_state(WEB, "Running", "")
-    assert running.restarts == 0
-    assert await runtime_has(runtime) == (Counter([WEB]), Counter([WEB]))
-
-
-async def test_a_broken_sandbox_is_tried_four_times_and_ends_never_started(
-    agent: Agent, runtime: FakeRuntime, clock: SkippingClock
-) -> None:
-    runtime.faults.add(Fault("RunPodSandbox", code=grpc.StatusCode.UNKNOWN, message="no CNI plugin"))
-    await agent.apply(start_of(WEB), start_of(API, handler="runsc"))
-    for _ in range(4):
-        waiting = await agent.until(WEB, lambda s: s.reason == "SandboxFailed")
-        assert "no CNI plugin" in waiting.message
-        clock.skip(60)
-        await asyncio.sleep(0.05)
-    ended = await agent.until_released(WEB)
-    assert (ended.state, ended.reason, ended.started_once) == ("Failed", "SandboxFailed", False)
-
-
-async def test_a_dead_sandbox_is_replaced_as_the_next_attempt(agent: Agent, runtime: FakeRuntime) -> None:
-    await agent.apply(start_of(WEB))
-    first = await agent.until_state(WEB, "Running", "")
-    runtime.world.stop_sandbox(first.sandbox_id)
-    second = await agent.until(WEB, lambda s: s.restarts == 1 and not s.reason)
-    assert second.sandbox_id != first.sandbox_id
-    assert await runtime_has(runtime) == (Counter([WEB]), Counter([WEB]))
-
-
-async def test_a_lost_event_is_found_out_by_relisting(agent: Agent, runtime: FakeRuntime, clock: SkippingClock) -> None:
-    await agent.apply(start_of(WEB))
-    first = await agent.until_state(WEB, "Running", "")
-    runtime.faults.lose_events = True
-    runtime.world.end_container(first.container_id, 1, "Error")
-    await asyncio.sleep(0.1)
-    assert agent.calls.get_status(WEB).restarts == 0
-    clock.skip(11)
-    await agent.until(WEB, lambda s: s.restarts == 1 and not s.reason)
-
-
-async def test_a_runtime_without_events_is_relisted_more_often(
-    runtime: FakeRuntime, life: Life, clock: SkippingClock
-) -> None:
-    runtime.faults.no_events = True
-    async with life() as agent:
-        await agent.apply(start_of(WEB))
-        first = await agent.until_state(WEB, "Running", "")
-        runtime.world.end_container(first.container_id, 1, "Error")
-        clock.skip(2.1)
-        await agent.until(WEB, lambda s: s.restarts == 1 and not s.reason)
-
-
-async def test_a_runtime_that_restarts_disturbs_nothing_that_runs(
-    agent: Agent, runtime: FakeRuntime, clock: SkippingClock
-) -> None:
-    ids = [f"web.{n}.0000000a" for n in range(5)]
-    await agent.apply(*(start_of(i) for i in ids))
-    before = {i: (await agent.until_state(i, "Running", "")).container_id for i in ids}
-    await runtime.restart()
-    runtime.world.end_container(before[ids[0]], 1, "Error")
-    await agent.until(ids[0], lambda s: s.restarts == 1 and not s.reason)
-    after = {i: agent.calls.get_status(i) for i in ids}
-    assert {i: after[i].container_id for i in ids[1:]} == {i: before[i] for i in ids[1:]}
-    assert {after[i].state for i in ids} == {"Running"}
-
-
-async def test_a_hung_runtime_call_of_one_harms_no_other(agent: Agent, runtime: FakeRuntime) -> None:
-    runtime.faults.add(Fault("CreateContainer", delay_s=60, times=1))
-    await agent.apply(start_of(WEB))
-    await asyncio.sleep(0.05)
-    await agent.apply(start_of(API))
-    await agent.until_state(API, "Running", "")
-    assert agent.calls.get_status(WEB).state == "Pending"
-
-
-# how agents break
-
-
-async def test_a_killed_agent_adopts_what_runs_and_doubles_nothing(life: Life, runtime: FakeRuntime) -> None:
-    ids = [f"web.{n}.0000000a" for n in range(10)]
-    async with life() as agent:
-        await agent.apply(*(start_of(i) for i in ids))
-        before = {i: (await agent.until_state(i, "Running", "")).container_id for i in ids}
-        instance = agent.observations.instance
-    async with life() as agent:
-        assert agent.observations.instance != instance
-        report = await agent.calls.observe(wire.ObserveRequest(fence=agent.fence, instance=instance, since=5))
-        assert report.full
-        assert {s.allocation_id: (s.state, s.revision) for s in report.allocations} == dict.fromkeys(
-            ids, ("Running", 1)
-        )
-        after = {i: (await agent.until(i, lambda s: s.started_at_ns > 0)) for i in ids}
-        assert {i: s.container_id for i, s in after.items()} == before
-        assert {s.restarts for s in after.values()} == {0}
-    assert await runtime_has(runtime) == (Counter(ids), Counter(ids))
-
-
-@pytest.mark.parametrize("after_s", [0.0, 0.002, 0.004, 0.006, 0.01, 0.02])
-async def test_an_agent_killed_in_the_middle_of_a_start_goes_on_with_it(
-    life: Life, runtime: FakeRuntime, after_s: float, clock: SkippingClock
-) -> None:
-    async with life() as agent:
-        await agent.apply(start_of(WEB), start_of(JOB, env=fake_env("exit 3"), policy="Never"))
-        await asyncio.sleep(after_s)
-    async with life() as agent:
-        running = await agent.until_state(WEB, "Running", "")
-        assert running.restarts == 0
-        ended = await agent.until_released(JOB)
-        assert (ended.state, ended.exit_code) == ("Failed", 3)
-    assert await runtime_has(runtime) == (Counter([WEB]), Counter([WEB]))
-
-
-async def test_what_ended_while_nobody_looked_is_told_and_never_runs_again(
-    life: Life, runtime: FakeRuntime, clock: SkippingClock
-) -> None:
-    async with life() as agent:
-        await agent.apply(start_of(JOB, policy="Never"), start_of(WEB))
-        job = await agent.until_state(JOB, "Running", "")
-        await agent.until_state(WEB, "Running", "")
-    runtime.world.end_container(job.container_id, 7, "Error")
-    async with life() as agent:
-        ended = await agent.until_released(JOB)
-        assert (ended.state, ended.reason, ended.exit_code) == ("Failed", "Error", 7)
-    for _ in range(2):
-        async with life() as agent:
-            clock.skip(600)
-            again = await agent.until_released(JOB)
-            assert (again.state, again.exit_code) == ("Failed", 7)
-    assert (await runtime_has(runtime))[0] == Counter([WEB])
-
-
-async def test_a_job_whose_container_was_lost_by_the_runtime_is_not_run_a_second_time(
-    life: Life, runtime: FakeRuntime
-) -> None:
-    async with life() as agent:
-        await agent.apply(start_of(JOB, policy="Never"))
-        await agent.until_state(JOB, "Running", "")
-    await runtime.restart(keep_state=False)
-    async with life() as agent:
-        ended = await agent.until_released(JOB)
-        assert (ended.state, ended.reason, ended.started_once) == ("Failed", "Error", True)
-        assert "no longer in the runtime" in ended.message
-    assert await runtime_has(runtime) == (Counter(), Counter())
-
-
-async def test_a_lost_ledger_leaves_what_runs_alone_until_it_is_stopped(
-    tmp_path: Path, life: Life, runtime: FakeRuntime, clock: SkippingClock
-) -> None:
-    async with life() as agent:
-        await agent.apply(start_of(WEB))
-        await agent.until_state(WEB, "Running", "")
-    (tmp_path / "ledger").unlink()
-    async with life() as agent:
-        found = await agent.until_state(WEB, "Running")
-        assert (found.revision, found.origin, found.workload_id) == (0, CLUSTER, "web")
-        clock.skip(60)
-        await asyncio.sleep(0.1)
-        assert await runtime_has(runtime) == (Counter([WEB]), Counter([WEB]))
-        assert [o.result for o in await agent.apply(stop_of(WEB, "NodeLost"))] == [ACCEPTED]
-        ended = await agent.until_released(WEB)
-        assert (ended.state, ended.reason, ended.revision) == ("Failed", "NodeLost", 2)
-    assert await runtime_has(runtime) == (Counter(), Counter())
-
-
-async def test_what_is_not_ours_is_never_touched(agent: Agent, runtime: FakeRuntime, clock: SkippingClock) -> None:
-    from cri.v1 import runtime_pb2 as pb
-
-    client = CriClient(runtime.endpoint)
-    config = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="theirs", namespace="x", uid="y"))
-    await client.run_pod_sandbox(config, "runc")
-    await client.close()
-    clock.skip(60)
-    await asyncio.sleep(0.1)
-    assert (await runtime_has(runtime))[0] == Counter(["theirs"])
-    assert not list(agent.observations.all())
-
-
-async def test_with_a_full_disk_starts_wait_stops_go_on_and_ends_are_kept(
-    agent: Agent, runtime: FakeRuntime, clock: SkippingClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await agent.apply(start_of(WEB), start_of(JOB, policy="Never"))
-    await agent.until_state(WEB, "Running", "")
-    job = await agent.until_state(JOB, "Running", "")
-
-    def full(_: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as disk:
-        disk.setattr(agent.ledger._file, "append", full)
-        disk.setattr(agent.ledger._file, "rewrite", full)
-        runtime.world.end_container(job.container_id, 5, "Error")
-        outcomes = await agent.apply(start_of(API), stop_of(WEB))
-        assert [(o.result, "No space" in o.message) for o in outcomes] == [(BUSY, True), (BUSY, True)]
-        await agent.until_state(WEB, "Terminating")
-        await until(lambda: runtime_runs(runtime, 0))
-        # The containers that ended are the only record of it, so they stay.
-        assert (await runtime_has(runtime))[0] == Counter([WEB, JOB])
-    clock.skip(60)
-    ended = await agent.until_released(JOB)
-    assert (ended.state, ended.exit_code) == ("Failed", 5)
-    await agent.until_released(WEB)
-    assert [o.result for o in await agent.apply(start_of(API))] == [ACCEPTED]
-    await agent.until_state(API, "Running", "")
-
-
-async def test_a_stop_that_the_ledger_took_is_carried_out_by_the_next_life(life: Life, runtime: FakeRuntime) -> None:
-    async with life() as agent:
-        await agent.apply(start_of(WEB))
-        await agent.until_state(WEB, "Running", "")
-        await agent.ledger.record(WEB, StopAsked(2, "Deleted", 1))
-    async with life() as agent:
-        await agent.until_released(WEB)
-    assert await runtime_has(runtime) == (Counter(), Counter())
-
-
-async def test_fifty_starts_at_once_all_run(agent: Agent, runtime: FakeRuntime) -> None:
-    ids = [f"web.{n}.0000000a" for n in range(50)]
-    began = time.monotonic()
-    await agent.apply(*(start_of(i) for i in ids))
-    for id_ in ids:
-        await agent.until_state(id_, "Running", "")
-    assert time.monotonic() - began < 10
-    await agent.apply(*(stop_of(i) for i in ids))
-    for id_ in ids:
-        await agent.until_released(id_)
-    assert await runtime_has(runtime) == (Counter(), Counter())
-
-
 async def test_an_idle_agent_makes_two_calls_a_relist_however_much_runs(
     agent: Agent, clock: SkippingClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -630,20 +318,22 @@ async def test_logs_of_this_run_and_of_the_one_before(agent: Agent, runtime: Fak
         await log_of(agent, id_="../../etc")
 
 
+async def test_fifty_starts_at_once_all_run(agent: Agent, runtime: FakeRuntime) -> None:
+    ids = [f"web.{n}.0000000a" for n in range(50)]
+    began = time.monotonic()
+    await agent.apply(*(start_of(i) for i in ids))
+    for id_ in ids:
+        await agent.until_state(id_, "Running", "")
+    assert time.monotonic() - began < 10
+    await agent.apply(*(stop_of(i) for i in ids))
+    for id_ in ids:
+        await agent.until_released(id_)
+    assert await runtime_has(runtime) == (Counter(), Counter())
+
+
 async def log_of(agent: Agent, *, previous: bool = False, id_: str = WEB) -> bytes:
     request = wire.LogsRequest(allocation_id=id_, tail=-1, previous=previous)
     return b"".join([chunk async for chunk in agent.calls.log(request)])
-
-
-async def runtime_runs(runtime: FakeRuntime, count: int) -> bool:
-    return sum((await runtime_has(runtime))[1].values()) == count
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
-    while not await holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def free_port() -> int:

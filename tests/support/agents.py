@@ -1,12 +1,14 @@
 """An agent's core on the fake runtime, in the test's own process, with a clock that the test can move on."""
 
 import asyncio
-import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from agent.calls import Calls
 from agent.endpoints import Endpoint, Endpoints
@@ -14,9 +16,11 @@ from agent.ledger import Ledger, open_ledger
 from agent.observations import Observations
 from agent.sync import Sync
 from cri.client import CriClient
+from cri.fake import FakeRuntime
 from kakuri.agentapi.v1 import agent_pb2 as wire
 
 CLUSTER = "cluster-a"
+WEB, API, JOB = "web.0.0000000a", "api.0.0000000b", "job.0.0000000c"
 BOUND_S = 10.0
 
 
@@ -57,7 +61,6 @@ class Agent:
     clock: SkippingClock
     logs: Path
     epoch: int = 1
-    _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     @property
     def fence(self) -> wire.Fence:
@@ -96,6 +99,32 @@ class Agent:
 
     async def until_released(self, id_: str) -> wire.AllocationStatus:
         return await self.until(id_, lambda s: s.released)
+
+
+Life = Callable[[], AbstractAsyncContextManager[Agent]]
+
+
+@pytest.fixture
+async def runtime(tmp_path: Path) -> AsyncIterator[FakeRuntime]:
+    async with FakeRuntime(tmp_path / "cri.sock", images=["demo:1"]) as fake:
+        yield fake
+
+
+@pytest.fixture
+def clock() -> SkippingClock:
+    return SkippingClock()
+
+
+@pytest.fixture
+def life(tmp_path: Path, runtime: FakeRuntime, clock: SkippingClock) -> Life:
+    """Each call is another life of the same agent; the end of its block is a kill."""
+    return lambda: living_agent(tmp_path, [runtime.endpoint], clock)
+
+
+@pytest.fixture
+async def agent(life: Life) -> AsyncIterator[Agent]:
+    async with life() as alive:
+        yield alive
 
 
 @asynccontextmanager
@@ -161,4 +190,16 @@ def fake_env(script: str) -> dict[str, str]:
     return {"KAKURI_FAKE": script}
 
 
-__all__ = ["CLUSTER", "Agent", "SkippingClock", "fake_env", "living_agent", "replace", "start_of"]
+def stop_of(id_: str, reason: str = "Deleted", revision: int = 2) -> wire.Stop:
+    return wire.Stop(allocation_id=id_, revision=revision, reason=reason, termination_grace_s=1)
+
+
+async def runtime_has(runtime: FakeRuntime) -> tuple[Counter[str], Counter[str]]:
+    """(sandboxes, running containers), by allocation."""
+    client = CriClient(runtime.endpoint)
+    try:
+        sandboxes = Counter(s.metadata.name for s in await client.list_pod_sandboxes())
+        containers = [c for c in await client.list_containers() if c.state == 1]
+        return sandboxes, Counter(c.labels["kakuri.dev/allocation"] for c in containers)
+    finally:
+        await client.close()

@@ -72,8 +72,7 @@ async def own_containerd(state_dir: Path) -> AsyncIterator[PrivateContainerd]:
 
 def leftovers(state_dir: Path) -> Remains:
     """What is there of this state dir's containerd beside its own process: shims, containers, network namespaces and
-    other mounts, veths and the bridge, cgroups, iptables rules, CNI state. With no sandbox left, everything but the
-    bridge and the mounts of sandboxes must be gone: see sandbox_leftovers.
+    other mounts, veths and the bridge, cgroups, iptables rules, CNI state. After stop there must be nothing.
     """
     return find_remains(Places.of(state_dir))
 

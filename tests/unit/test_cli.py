@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kakuri.cli import main
+from kakuri.cli.judge import Done, Goal, Never, Verdict, Waiting, judge
 from support.fakeserver import FakeServer, workload
 
 GOOD = """\
@@ -411,3 +412,70 @@ async def test_ctrl_c_is_quiet_and_130(server: FakeServer) -> None:
     process.send_signal(2)
     assert await process.wait() == 130
     assert await process.stderr.read() == b""
+
+
+async def test_the_long_runners_are_started_as_modules_with_their_own_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def become(program: str, words: list[str], environment: dict[str, str]) -> None:
+        assert environment["PYTHONSAFEPATH"] == "1"
+        started.append(words[1:])
+        raise SystemExit(0)
+
+    monkeypatch.setattr("os.execve", become)
+    await kakuri("controller", "--http", "127.0.0.1:1", "--help")
+    await kakuri("agent", "--node", "n1", "--shutdown")
+    await kakuri("db", "upgrade", "--store", "sqlite:////x.db")
+    assert started == [
+        ["-m", "controller", "--http", "127.0.0.1:1", "--help"],
+        ["-m", "agent", "--node", "n1", "--shutdown"],
+        ["-m", "controller", "db", "upgrade", "--store", "sqlite:////x.db"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "goal", "verdict"),
+    [
+        pytest.param({}, {}, "settled", Done(), id="a service that is up is settled"),
+        pytest.param({}, {}, "state=Running", Done(), id="a service that is up is Running"),
+        pytest.param({}, {"ready": 0}, "state=Running", Waiting("Running, 0 of 1 ready"), id="crashing is not Running"),
+        pytest.param(
+            {"generation": 2},
+            {},
+            "updated",
+            Waiting("the controller has not looked at it yet"),
+            id="an old status is not believed",
+        ),
+        pytest.param(
+            {"replicas": 2}, {"ready": 2}, "updated", Waiting("Running, 2 of 2 ready"), id="an old slot is left"
+        ),
+        pytest.param({"restart_policy": "Never"}, {}, "settled", Waiting("Running, 1 of 1 ready"), id="a job must end"),
+        pytest.param({"restart_policy": "Never"}, {}, "updated", Done(), id="a job that runs is updated"),
+        pytest.param({}, {"state": "Succeeded", "ready": 0, "succeeded": 1}, "settled", Done(), id="a job that ended"),
+        pytest.param({}, {"state": "Failed", "ready": 0}, "settled", Never("Failed"), id="a job that failed"),
+        pytest.param({}, {"state": "Failed", "ready": 0}, "state=Failed", Done(), id="failing can be the goal"),
+        pytest.param(
+            {}, {"state": "Failed", "ready": 0}, "state=Succeeded", Never("Failed"), id="failed never succeeds"
+        ),
+        pytest.param(
+            {},
+            {"state": "Failed", "ready": 0, "updated": 0},
+            "updated",
+            Waiting("Failed"),
+            id="a failed run of an old spec is replaced",
+        ),
+        pytest.param(
+            {"replicas": 0},
+            {"state": "Pending", "ready": 0, "updated": 0, "desired": 0},
+            "settled",
+            Done(),
+            id="none wanted and none there",
+        ),
+        pytest.param({"deleted_at": "x"}, {}, "updated", Never("it is being deleted"), id="what goes never gets there"),
+        pytest.param({"deleted_at": "x"}, {}, "deleted", Waiting("Running, 1 of 1 ready"), id="not gone yet"),
+    ],
+)
+def test_a_wait_judges_by_what_the_server_says(
+    changes: dict[str, object], status: dict[str, object], goal: str, verdict: Verdict
+) -> None:
+    assert judge(workload(**changes, status=status), Goal(goal)) == verdict
