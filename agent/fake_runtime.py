@@ -3,6 +3,7 @@
 What runs on it is simulated, and everything that shows it must say so.
 """
 
+import contextlib
 import getpass
 import sys
 import tempfile
@@ -44,6 +45,9 @@ class PrivateFake:
         """It has ended, and so has all that it ran."""
         await self._program.end(_STOP_GRACE_S)
         self._socket.unlink(missing_ok=True)
+        # A folder that only stands in for a path too long is of no use without the socket.
+        with contextlib.suppress(OSError):
+            self._socket.parent.rmdir()
 
     async def wait_end(self) -> None:
         """Returns when its process is no more."""

@@ -7,7 +7,7 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from controller.store.engine import is_sqlite, postgres_engine, sqlite_engine, sqlite_path
+from controller.store.engine import is_sqlite, make_sqlite_file, postgres_engine, sqlite_engine, sqlite_path
 from controller.store.schema import metadata
 
 
@@ -31,7 +31,9 @@ async def _migrate_postgres(url: str) -> None:
 
 
 def _migrate_sqlite(url: str) -> None:
-    engine = sqlite_engine(sqlite_path(url), writer=True)
+    path = sqlite_path(url)
+    make_sqlite_file(path)
+    engine = sqlite_engine(path, writer=True)
     with engine.begin() as connection:
         _migrate(connection)
     engine.dispose()

@@ -17,7 +17,7 @@ from controller.loops.ports import Clock, LoopStore, Nodes
 from controller.loops.reap import Orphans
 from controller.loops.reconcile import MAX_WORKLOADS, ReconcilePass
 from controller.nodes import NodeError
-from controller.store.contract import AgentAddress, Fenced, StoreError
+from controller.store.contract import AgentAddress, AllocationFilter, Fenced, StoreError
 from kakuri.log import OncePer, get_logger
 
 SWEEP_S = 30.0
@@ -148,15 +148,18 @@ class Driver:
 
     async def _observe_next(self, state: _NodeState, observe: ObservePass, epoch: int) -> None:
         observed = await observe(epoch=epoch)
-        if observed is None:
+        if observed.turned:
+            await self._look_at_those_on(state.address.node)
+        recorded = observed.recorded
+        if recorded is None:
             await self._clock.sleep(UNANSWERED_S)
             return
-        self._agenda.add(observed.recorded.dirty)
+        self._agenda.add(recorded.dirty)
         if observed.orphans:
             state.orphans |= observed.orphans
-        if observed.orphans or observed.recorded.unsent or observed.turned_ready:
+        if observed.orphans or recorded.unsent or observed.turned:
             state.kick()
-        if observed.recorded.released or observed.turned_ready:
+        if recorded.released or observed.turned:
             await self._look_at_the_unplaced()
 
     async def _dispatch_next(self, state: _NodeState, dispatch: DispatchPass, epoch: int) -> None:
@@ -177,3 +180,13 @@ class Driver:
     async def _look_at_the_unplaced(self) -> None:
         """Room came free, or a node changed: what waits for a place may have one now."""
         self._agenda.add(await self._store.unschedulable_ids(limit=MAX_WORKLOADS))
+
+    async def _look_at_those_on(self, node: str) -> None:
+        """The node fell silent, or is back: what is said of the workloads there changes with it."""
+        after: str | None = None
+        while True:
+            page = await self._store.list_allocations(AllocationFilter(node=node), after=after)
+            self._agenda.add(a.workload for a in page.items if a.live)
+            after = page.next
+            if after is None:
+                return

@@ -22,11 +22,11 @@ restart makes a stir; longer and work is sent to a dead node."""
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a pass brought. turned_ready: the node takes work again."""
+    """What a pass brought. None recorded: the node did not answer. turned: it is ready now and was not, or the reverse."""
 
-    recorded: Recorded = field(default_factory=Recorded)
+    recorded: Recorded | None = None
     orphans: Orphans = field(default_factory=Orphans)
-    turned_ready: bool = False
+    turned: bool = False
 
 
 class ObservePass:
@@ -42,8 +42,8 @@ class ObservePass:
         self._log = get_logger("observe").bind(node=node.node)
         self._say: Callable[[str], bool] = OncePer(60, clock.monotonic)
 
-    async def __call__(self, *, epoch: int) -> Observed | None:
-        """What changed at the node, recorded; None when it didn't answer (then wait a little). Raises Unavailable."""
+    async def __call__(self, *, epoch: int) -> Observed:
+        """What changed at the node, recorded. Raises Unavailable."""
         asked_at = self._clock.now()
         try:
             report = await self._nodes.observe(
@@ -55,26 +55,27 @@ class ObservePass:
                 wait_s=POLL_S if self._ready else 0,  # one that was silent is ready at its first answer
             )
         except NodeError as error:
-            await self._unheard(error)
-            return None
+            return Observed(turned=await self._unheard(error))
         if report.ledger_uid != self._node.ledger_uid:
             # It has a new ledger and will register with it; what it says belongs to that registration.
             self._log.info("waiting for the registration of a new ledger", ledger_uid=report.ledger_uid)
-            return None
+            return Observed()
         self._heard = self._clock.monotonic()
         recorded = Recorded()
         if report.full or report.allocations or report.gone:
             recorded = await self._store.record_report(replace(report, asked_at=asked_at), now=self._clock.now())
         self._instance, self._since = report.instance, report.revision
-        turned_ready = await self._set_ready(ready=True, reason=Reason.READY, message="")
-        return Observed(recorded, orphans(report, recorded), turned_ready)
+        turned = await self._set_ready(ready=True, reason=Reason.READY, message="")
+        return Observed(recorded, orphans(report, recorded), turned)
 
-    async def _unheard(self, error: NodeError) -> None:
+    async def _unheard(self, error: NodeError) -> bool:
+        """Whether the node counts as silent from now on."""
         silent_s = self._clock.monotonic() - self._heard
         if self._say(error.message):
             self._log.warning("node did not answer", error=error.message, silent_s=round(silent_s, 1))
-        if silent_s >= SILENT_AFTER_S:
-            await self._set_ready(ready=False, reason=Reason.NODE_SILENT, message=error.message)
+        if silent_s < SILENT_AFTER_S:
+            return False
+        return await self._set_ready(ready=False, reason=Reason.NODE_SILENT, message=error.message)
 
     async def _set_ready(self, *, ready: bool, reason: str, message: str) -> bool:
         """Whether it was otherwise before. The store is asked only when our view changes: a poll writes nothing."""

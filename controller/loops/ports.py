@@ -9,7 +9,18 @@ from typing import Protocol
 
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
-from controller.store.contract import AgentAddress, Applied, Errand, Lease, Recorded, Report, Sent
+from controller.store.contract import (
+    AgentAddress,
+    AllocationFilter,
+    Applied,
+    Errand,
+    Lease,
+    Page,
+    Recorded,
+    Report,
+    Sent,
+)
+from kakuri.model import Allocation
 
 
 class Clock(Protocol):
@@ -32,6 +43,9 @@ class PlanStore(Protocol):
 class SweepStore(Protocol):
     async def page_workload_ids(self, *, after: str = "", limit: int = 200) -> list[str]: ...
     async def unschedulable_ids(self, *, limit: int = 200) -> list[str]: ...
+    async def list_allocations(
+        self, where: AllocationFilter, *, limit: int = 500, after: str | None = None
+    ) -> Page[Allocation]: ...
 
 
 class ReportStore(Protocol):

@@ -23,7 +23,7 @@ FIRST_BACKOFF_S = 10
 LONGEST_BACKOFF_S = 300
 """Longer and a slot stays down long after its cause is gone; shorter and a hopeless one costs the node too much."""
 
-STEADY_S = 3
+STEADY_S = 1
 """How long a changed slot must have run before a change takes the next one down. Shorter and an image that dies as it
 starts goes through all slots before its death is known; longer and every change takes that much longer a slot."""
 
@@ -57,6 +57,11 @@ BROKEN_REASONS = frozenset(
         Reason.START_ERROR,
     }
 )
+
+
+TRIED_REASONS = frozenset({Reason.START_ERROR, Reason.BACKOFF_LIMIT_EXCEEDED})
+"""The sandbox was there, and the agent tried the command as often as the restart policy allows: an end like any other,
+though no process ever ran. Another node would fare no better with a command that the image has not."""
 
 
 class End(StrEnum):
@@ -164,7 +169,8 @@ def end_of(allocation: Allocation, policy: RestartPolicy) -> End:
         return End.FAILED if policy is RestartPolicy.NEVER else End.LOST
     if stopped_by_us:
         return End.STOPPED
-    return End.FAILED if allocation.started_once else End.FAILED_START
+    tried = allocation.started_once or allocation.reason in TRIED_REASONS
+    return End.FAILED if tried else End.FAILED_START
 
 
 def backoff(failures: int) -> timedelta:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -66,11 +67,21 @@ def shown_url(url: str) -> str:
     return sa.make_url(url).render_as_string(hide_password=True)
 
 
+def make_sqlite_file(path: Path) -> None:
+    """The file is there, empty when it is new. Raises Unavailable."""
+    try:
+        path.touch(mode=0o600)  # workloads' environments often hold secrets
+    except OSError as error:
+        raise Unavailable(f"{path} can't be made or written: {error.strerror}; name another file or folder") from error
+
+
 def sqlite_engine(path: Path, *, writer: bool, connections: int = 1) -> sa.Engine:
-    """An engine whose transactions are IMMEDIATE for a writer: with a plain BEGIN, two that read first and write then
-    meet in "database is locked" without waiting."""
+    """An engine on a file that is there: one that vanished is an error and no new, empty database.
+
+    A writer's transactions are IMMEDIATE: with a plain BEGIN, two that read first and write then meet in "database is
+    locked" without waiting."""
     engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
+        sa.URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}),
         json_serializer=_as_it_is,
         json_deserializer=_as_it_is,
         pool_size=connections,

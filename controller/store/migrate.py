@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import sqlalchemy as sa
 
@@ -23,9 +23,10 @@ _VERSIONS = sa.table("alembic_version", sa.column("version_num"))
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """What an upgrade did. before: None for a new database. backup: the copy made first (SQLite)."""
+    """What an upgrade did. backup: the copy made first (SQLite)."""
 
     before: str | None
+    """The revision it was at; None for a new database."""
     after: str
     backup: Path | None = None
 
@@ -43,7 +44,7 @@ def revision_of(connection: sa.Connection) -> str | None:
 
 def check(current: str | None, where: str, url: str) -> None:
     """Returns when the schema is this code's; else SchemaMismatch with what to do."""
-    if current == REVISION:
+    if is_current(current):
         return
     if current is None:
         raise SchemaMismatch(f"{where} has no schema yet: run `kakuri db upgrade --store {url}`")
@@ -51,6 +52,10 @@ def check(current: str | None, where: str, url: str) -> None:
     raise SchemaMismatch(
         f"{where} has schema {current}, this kakuri needs {REVISION}: run `kakuri db upgrade --store {url}`"
     )
+
+
+def is_current(revision: str | None) -> TypeGuard[str]:
+    return revision == REVISION
 
 
 def check_known(current: str, where: str) -> None:
@@ -64,7 +69,7 @@ def check_known(current: str, where: str) -> None:
 def upgrade_connection(connection: sa.Connection, where: str) -> Upgrade:
     """Within the caller's transaction. Another that came first leaves nothing to do."""
     before = revision_of(connection)
-    if before == REVISION:
+    if is_current(before):
         return Upgrade(before, before)
     if before is not None:
         check_known(before, where)
@@ -107,6 +112,7 @@ def back_up(path: Path, revision: str) -> Path:
     target = path.with_name(f"{path.name}.schema-{revision}.bak")
     half_done = target.with_name(target.name + ".part")
     half_done.unlink(missing_ok=True)
+    half_done.touch(mode=0o600)
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(half_done)) as copy:
         source.backup(copy)
     half_done.replace(target)

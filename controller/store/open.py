@@ -12,10 +12,25 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from controller.store.contract import Store, StoreError, Unavailable
-from controller.store.engine import Database, PostgresDatabase, SqliteDatabase, shown_url, sqlite_path
+from controller.store.engine import (
+    Database,
+    PostgresDatabase,
+    SqliteDatabase,
+    make_sqlite_file,
+    shown_url,
+    sqlite_path,
+)
 from controller.store.memory import MemoryStore
-from controller.store.migrate import Upgrade, back_up, check, check_known, revision_of, upgrade_connection
-from controller.store.schema import REVISION, cluster
+from controller.store.migrate import (
+    Upgrade,
+    back_up,
+    check,
+    check_known,
+    is_current,
+    revision_of,
+    upgrade_connection,
+)
+from controller.store.schema import cluster
 from controller.store.sql import SqlStore
 from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT
 
@@ -44,7 +59,7 @@ async def open_store(url: str, *, changes_kept: int = CHANGES_KEPT, events_kept:
 async def upgrade(url: str) -> Upgrade:
     """The database behind the URL is at this code's schema."""
     if _scheme(url) == "memory":
-        return Upgrade(REVISION, REVISION)
+        return Upgrade("", "")
     database = _database(url)
     try:
         if isinstance(database, SqliteDatabase):
@@ -72,14 +87,13 @@ def _database(url: str) -> Database:
     if _scheme(url) != "sqlite":
         return PostgresDatabase(url)
     path = sqlite_path(url)
-    if not path.parent.is_dir():
-        raise Unavailable(f"{path.parent} is no folder, so there can be no database in it; make it or name another")
+    make_sqlite_file(path)
     return SqliteDatabase(path)
 
 
 async def _upgrade_sqlite(database: SqliteDatabase, path: Path) -> Upgrade:
-    current = await database.read(revision_of)  # makes the file when there is none
-    if current == REVISION:
+    current = await database.read(revision_of)
+    if is_current(current):
         return Upgrade(current, current)
     backup = None
     if current is not None:

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from builders import NOW, a_registration, later
 
+from builders import NOW, a_registration, later
 from controller.plan.action import Remove, Stop, Update
 from controller.store.contract import EventFilter, NotFound, Recorded, Sent
 from kakuri.model import Desired, Event, NodeManifest, State

@@ -1,8 +1,8 @@
 """What people write: put and delete, on every store."""
 
 import pytest
-from builders import NOW, a_manifest, a_node_manifest, later
 
+from builders import NOW, a_manifest, a_node_manifest, later
 from controller.store.contract import (
     AlreadyExists,
     Delete,

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from builders import NOW, a_manifest, later
 
+from builders import NOW, a_manifest, later
 from controller.plan.action import Plan, WorkloadPlan
 from controller.store.contract import (
     AlreadyExists,

@@ -1,8 +1,8 @@
 """Reading: pages, selectors, events, the log of changes, and Unknown, on every store."""
 
 import pytest
-from builders import NOW, a_manifest, a_node_manifest, later
 
+from builders import NOW, a_manifest, a_node_manifest, later
 from controller.store import open_store
 from controller.store.contract import AllocationFilter, Delete, EventFilter, Expired, Invalid, Put, Store
 from kakuri.model import EventDraft, EventType, RuntimeClassManifest, State

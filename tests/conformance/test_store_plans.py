@@ -1,8 +1,8 @@
 """What the planner looks at, and carrying its plans out, on every store."""
 
 import pytest
-from builders import NOW, a_manifest, a_port, a_registration, later
 
+from builders import NOW, a_manifest, a_port, a_registration, later
 from controller.plan.action import Action, Forget, Plan, Remove, Stop, Update, Waiting, WorkloadPlan
 from controller.plan.reconcile import plan
 from controller.plan.snapshot import HostPort

@@ -114,7 +114,7 @@ async def test_the_fake_is_adopted_restarted_when_killed_and_gone_when_stopped(t
     finally:
         await fake.stop()
     assert not psutil.pid_exists(again.pid)
-    assert not Path(runtime.endpoint.removeprefix("unix://")).exists()
+    assert not Path(runtime.endpoint.removeprefix("unix://")).parent.exists()
     await fake.stop()
 
 

@@ -327,10 +327,10 @@ async def test_a_node_is_silent_only_after_its_time() -> None:
     await store.set_node_ready("n1", ready=True, reason="Ready", message="", now=NOW)
     observe = ObservePass(agents, store, clock, AgentAddress("n1", node.status.address, True, "ledger-1"))
 
-    assert await observe(epoch=1) is None
+    assert not (await observe(epoch=1)).turned
     assert (await store.get_node("n1")).status.ready
     await clock.pass_(SILENT_AFTER_S)
-    assert await observe(epoch=1) is None
+    assert (await observe(epoch=1)).turned
 
     seen = (await store.get_node("n1")).status
     assert not seen.ready

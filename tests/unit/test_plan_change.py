@@ -6,6 +6,7 @@ import pytest
 
 from builders import NOW, a_failed_start, a_node_view, a_snapshot, a_spec, a_stop, a_view, an_allocation, an_end, later
 from controller.plan.action import Place, Stop, WorkloadPlan
+from controller.plan.replace import STEADY_S
 from controller.plan.reconcile import plan
 from controller.plan.snapshot import NodeView
 from kakuri.model import Allocation, Desired, RestartPolicy, State
@@ -45,7 +46,7 @@ def touched(decided: WorkloadPlan) -> str:
 BAD_PULL = {"state": State.PENDING, "reason": "ImagePullBackOff", "message": "not found"}
 CRASHING = {"reason": "CrashLoopBackOff", "message": "exit code 1, again in 20 s"}
 PENDING = {"state": State.PENDING}
-JUST_NOW = {"age_s": 2.0}
+JUST_NOW = {"age_s": 0.5}
 STOPPED = {"state": State.SUCCEEDED, "reason": "Stopped", "desired": Desired.STOP, "desired_reason": "Updating"}
 FAILED = {"state": State.FAILED, "reason": "Error", "exit_code": 3}
 
@@ -121,7 +122,7 @@ def test_which_slots_a_change_touches(rows: list[Allocation], limit: int, expect
 
 def test_a_slot_is_trusted_only_after_it_has_run_for_a_moment() -> None:
     decided = change(new(0, **JUST_NOW), old(1))
-    assert decided.look_again_at == later(2)
+    assert decided.look_again_at == later(1 + STEADY_S - 0.5)
     assert touched(change(new(0, age_s=4.0), old(1))) == "-1"
     nothing_left_to_change = change(new(0, **JUST_NOW), new(1))
     assert nothing_left_to_change.look_again_at is None

@@ -41,6 +41,12 @@ def only_slot(*allocations: Allocation, node: NodeView | None = None, **spec: ob
             a_failed_start(reason="IncompatibleAgent"), ALWAYS, End.FAILED_START, id="a refusal is a failed start"
         ),
         pytest.param(
+            a_failed_start(reason="StartError", exit_code=128),
+            NEVER,
+            End.FAILED,
+            id="a command that is not there fails",
+        ),
+        pytest.param(
             an_end(state=State.FAILED, reason="NodeLost", desired=Desired.STOP),
             ALWAYS,
             End.LOST,
