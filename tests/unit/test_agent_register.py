@@ -1,7 +1,7 @@
 """The node tells the controller of itself until it is heard, and what proves handlers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
@@ -16,7 +16,9 @@ from cri.fake import FakeRuntime, Fault
 from kakuri.client import ServerUnreachable
 from kakuri.model import Capacity, NodeRegistration, ProvedClass
 from kakuri.model.fields import check_labels
-from support.agents import SkippingClock
+from support.agents import SkippingClock, runtime_has
+
+Make = Callable[..., Canaries]
 
 
 class Controller:
@@ -88,10 +90,10 @@ def test_a_machine_keeps_some_memory_for_itself_and_has_labels_that_are_labels()
 
 
 @pytest.fixture
-async def canaries_of(tmp_path: Path, runtime: FakeRuntime, clock: SkippingClock) -> AsyncIterator[object]:
+async def canaries_of(tmp_path: Path, runtime: FakeRuntime, clock: SkippingClock) -> AsyncIterator[Make]:
     clients: list[CriClient] = []
 
-    def make(*handlers: str, changed: object = lambda: None) -> Canaries:
+    def make(*handlers: str) -> Canaries:
         client = CriClient(runtime.endpoint)
         clients.append(client)
         endpoints = Endpoints([Endpoint(client, handlers, simulated=True)])
@@ -111,7 +113,7 @@ async def first(canaries: Canaries) -> None:
         flying.cancel()
 
 
-async def test_handlers_are_offered_only_when_a_canary_came_back(canaries_of, runtime: FakeRuntime) -> None:  # type: ignore[no-untyped-def]
+async def test_handlers_are_offered_only_when_a_canary_came_back(canaries_of: Make, runtime: FakeRuntime) -> None:
     runtime.faults.add(Fault("RunPodSandbox", code=grpc.StatusCode.UNKNOWN, message="no shim", times=1))
     canaries = canaries_of("runsc")
     await first(canaries)
@@ -125,10 +127,10 @@ async def test_handlers_are_offered_only_when_a_canary_came_back(canaries_of, ru
     await first(canaries)
     assert canaries.classes == (ProvedClass(id="gvisor", handler="runsc"), ProvedClass(id="native", handler="runc"))
     assert canaries.runtime == "kakuri-fake 1"
-    assert not runtime.world.list_sandboxes(None)
+    assert not (await runtime_has(runtime))[0]
 
 
-async def test_a_handler_that_is_not_what_its_name_says_is_not_offered(canaries_of, runtime: FakeRuntime) -> None:  # type: ignore[no-untyped-def]
+async def test_a_handler_that_is_not_what_its_name_says_is_not_offered(canaries_of: Make, runtime: FakeRuntime) -> None:
     runtime.faults.report_handler = "runc"
     canaries = canaries_of("runsc")
     await first(canaries)
@@ -136,8 +138,8 @@ async def test_a_handler_that_is_not_what_its_name_says_is_not_offered(canaries_
     assert "reports runc" in canaries.why_not("gvisor")
 
 
-async def test_a_proof_is_remembered_and_a_failure_is_tried_again(  # type: ignore[no-untyped-def]
-    canaries_of, runtime: FakeRuntime, clock: SkippingClock
+async def test_a_proof_is_remembered_and_a_failure_is_tried_again(
+    canaries_of: Make, runtime: FakeRuntime, clock: SkippingClock
 ) -> None:
     await first(canaries_of("runc"))
     runtime.faults.add(Fault("RunPodSandbox", code=grpc.StatusCode.UNKNOWN, times=1))
@@ -153,11 +155,11 @@ async def test_a_proof_is_remembered_and_a_failure_is_tried_again(  # type: igno
         flying.cancel()
 
 
-async def test_what_a_killed_agents_canary_left_is_removed(canaries_of, runtime: FakeRuntime) -> None:  # type: ignore[no-untyped-def]
+async def test_what_a_killed_agents_canary_left_is_removed(canaries_of: Make, runtime: FakeRuntime) -> None:
     runtime.faults.add(Fault("PodSandboxStatus", delay_s=60, times=1))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await canaries_of("runc").run()
     runtime.faults.clear()
     await first(canaries_of("runc"))
-    assert not runtime.world.list_sandboxes(None)
+    assert not (await runtime_has(runtime))[0]
