@@ -118,6 +118,8 @@ def _drive(entry: Entry, seen: Seen, progress: Progress, current: ObservedContai
         case "exited":
             if current.id not in seen.inspected:
                 return InspectContainer(current.id)
+            if sandbox is not None and sandbox.id not in seen.inspected:
+                return InspectSandbox(sandbox.id)  # did it die of that?
             return Record(_after_exit(entry, _exit_of(current, alive, now_ns)))
         case "unknown":
             # The runtime lost track of it. Only what is certainly over may be followed by another.
@@ -231,6 +233,9 @@ def _after_exit(entry: Entry, exit_: Exit) -> AttemptOver | Ended:
         times = "no restart is allowed" if limit == 0 else f"restarted {limit} time{'s' if limit > 1 else ''}"
         message = f"{times}; the last run: {told(exit_)}"
         return Ended(_end(exit_, Reason.BACKOFF_LIMIT_EXCEEDED, message, failed=True), exit_)
+    if not exit_.ran and exit_.reason == Reason.SANDBOX_FAILED and entry.last is not None and entry.last.ran:
+        # The run before ended because the sandbox was dying, and this one was born into that: one crash, not two.
+        return AttemptOver(entry.attempt, exit_, entry.crashes, exit_.finished_at_ns)
     long = exit_.ran and exit_.finished_at_ns - exit_.started_at_ns >= GOOD_RUN_S * SECOND
     crashes = 0 if long else entry.crashes
     return AttemptOver(entry.attempt, exit_, crashes + 1, exit_.finished_at_ns + backoff_s(crashes) * SECOND)
@@ -257,10 +262,10 @@ def _exit_of(container: ObservedContainer, sandbox_alive: bool, now_ns: int) -> 
         reason = Reason.OOM_KILLED
     elif code == 0:
         reason = Reason.COMPLETED
-    elif not ran:
-        reason = Reason.START_ERROR
     elif not sandbox_alive:
         reason, message = Reason.SANDBOX_FAILED, message or "its sandbox died"
+    elif not ran:
+        reason = Reason.START_ERROR
     else:
         reason = Reason.ERROR
     if code is None and not message:

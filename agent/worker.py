@@ -294,7 +294,10 @@ class Worker:
     async def _inspect_container(self, entry: Entry, id_: str) -> None:
         status = await self._home(entry, id_).container_status(id_)
         sandbox_id = next((c.sandbox_id for c in self.seen.containers if c.id == id_), "")
-        self.seen = self.seen.with_container(observed_container(status, sandbox_id=sandbox_id), inspected=True)
+        container = observed_container(status, sandbox_id=sandbox_id)
+        self.seen = self.seen.with_container(container, inspected=True)
+        if container.state == "exited" and self.seen.sandbox(sandbox_id) is not None:
+            self.seen = self.seen.suspected(sandbox_id)
 
     def _sandbox_config(self, entry: Entry, endpoint: Endpoint) -> pb.PodSandboxConfig:
         assert entry.wish is not None

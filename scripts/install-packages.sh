@@ -38,6 +38,7 @@ fi
 if [ "${1:-run}" = test ]; then
     want postgresql "the store's tests run on it too" postgresql
     want sqlite3 "a test reads the database as a person does" program sqlite3
+    want curl "the README's tour uses it, and a test follows the tour" program curl
     want netcat-openbsd "a test talks to the agent as a person does" program nc
     want docker-registry "the pull path is tested against it, on loopback" program docker-registry
     want skopeo "puts the demo image into that registry" program skopeo

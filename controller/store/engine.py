@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -82,8 +82,6 @@ def sqlite_engine(path: Path, *, writer: bool, connections: int = 1) -> sa.Engin
     locked" without waiting."""
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}),
-        json_serializer=_as_it_is,
-        json_deserializer=_as_it_is,
         pool_size=connections,
         max_overflow=0,
         poolclass=sa.pool.QueuePool,
@@ -133,18 +131,12 @@ def postgres_engine(url: str) -> AsyncEngine:
     }
     return create_async_engine(
         parsed,
-        json_serializer=_as_it_is,
-        json_deserializer=_as_it_is,
         pool_pre_ping=True,
         pool_size=5,
         max_overflow=5,
         pool_timeout=DEADLINE_S / 2,
         connect_args={"server_settings": settings, "timeout": 10},
     )
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 class SqliteDatabase:

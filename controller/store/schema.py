@@ -31,10 +31,27 @@ class UtcTime(sa.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
+class JsonText(sa.TypeDecorator[str]):
+    """JSON to the database, text to us: pydantic reads and writes it at once, without dictionaries between."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        return dialect.type_descriptor(postgresql.JSONB() if dialect.name == "postgresql" else sa.JSON())
+
+    def bind_processor(self, dialect: sa.Dialect) -> None:
+        pass
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> None:
+        pass
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        return self.impl_instance.coerce_compared_value(op, value)  # a key stays a key
+
+
 # Ids sort by code point everywhere, as they do in Python: pages and locks go by that order.
 _ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-# JSON comes and goes as text (engine.py): pydantic reads and writes it.
-_JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 
 def _id(name: str, *args: Any, **options: Any) -> sa.Column[str]:
@@ -54,7 +71,7 @@ def _bool(name: str) -> sa.Column[bool]:
 
 
 def _json(name: str, *, nullable: bool = False) -> sa.Column[Any]:
-    return sa.Column(name, _JSON, nullable=nullable)
+    return sa.Column(name, JsonText, nullable=nullable)
 
 
 def _time(name: str, *, nullable: bool = False) -> sa.Column[datetime]:

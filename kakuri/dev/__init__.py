@@ -240,7 +240,7 @@ class _Dev:
         agent = self._folder.read_agent()
         pids = {"dev": os.getpid()} | {w.program.name: w.life.pid for w in self._watches if w.life}
         if agent.get("runtime_pid"):
-            pids["runtime"] = agent["runtime_pid"]
+            pids[agent["runtime"]] = agent["runtime_pid"]
         state = {
             "http": f"http://{HOST}:{self._ports.http}",
             "agent": f"{HOST}:{self._ports.agent}",

@@ -62,7 +62,7 @@ def test_controller_agent_and_containerd_are_each_killed_and_no_container_notice
     ten: Dev, own_machine: Machine
 ) -> None:
     before = processes(own_machine)
-    tasks = own_machine.ctr("tasks", "ls")
+    tasks = sorted(own_machine.ctr("tasks", "ls").splitlines())
     rows = {a["id"] for a in ten.http("GET", "/allocations").json["items"]}
 
     for part in ("controller", "agent", "containerd"):
@@ -72,7 +72,7 @@ def test_controller_agent_and_containerd_are_each_killed_and_no_container_notice
         time.sleep(1)  # for what would come late and wrongly: a second sandbox, a restart
         assert served(ten)
         assert processes(own_machine) == before
-        assert own_machine.ctr("tasks", "ls") == tasks
+        assert sorted(own_machine.ctr("tasks", "ls").splitlines()) == tasks
         assert {a["id"] for a in ten.http("GET", "/allocations").json["items"]} == rows
 
 

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import time
+import urllib.request
 
 import pytest
 
@@ -182,10 +183,11 @@ def test_a_host_port_answers_on_loopback(dev: Dev, runtime_class: str, free_port
     )
 
     def answers() -> bool:
-        done = subprocess.run(
-            ["curl", "-s", "-m", "2", f"http://127.0.0.1:{free_port}/index.html"], capture_output=True, check=False
-        )
-        return done.stdout == b"hello\n"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/index.html", timeout=2) as page:
+                return bool(page.read() == b"hello\n")
+        except OSError:
+            return False
 
     dev.until("the port answers", answers, within_s=15)
 

@@ -16,7 +16,9 @@ from agent.ledger import Ledger, open_ledger
 from agent.observations import Observations
 from agent.sync import Sync
 from cri.client import CriClient
+from cri.convert import LABEL_ALLOCATION
 from cri.fake import FakeRuntime
+from cri.v1 import runtime_pb2 as pb
 from kakuri.agentapi.v1 import agent_pb2 as wire
 
 CLUSTER = "cluster-a"
@@ -129,13 +131,17 @@ async def agent(life: Life) -> AsyncIterator[Agent]:
 
 @asynccontextmanager
 async def living_agent(
-    folder: Path, endpoints: Sequence[str], clock: SkippingClock, *, handlers: tuple[str, ...] = ("runc", "runsc")
+    folder: Path,
+    endpoints: Sequence[str],
+    clock: SkippingClock,
+    *,
+    endpoint: Callable[[CriClient], Endpoint] = lambda client: Endpoint(client, ("runc", "runsc"), simulated=True),
 ) -> AsyncIterator[Agent]:
     """An agent on this state dir, until the block ends; then it is gone as if it had been killed."""
     clients = [CriClient(e) for e in endpoints]
     ledger = open_ledger(folder / "ledger")
     observations = Observations(ledger.uid)
-    ends = Endpoints([Endpoint(c, handlers, simulated=True) for c in clients])
+    ends = Endpoints([endpoint(c) for c in clients])
     logs = folder / "logs"
     sync = Sync(ledger, observations, ends, clock, logs_folder=logs)
     calls = Calls(ledger, observations, sync, ends, clock, logs_folder=logs)
@@ -159,7 +165,7 @@ def start_of(id_: str, **changes: object) -> wire.Start:
     spec = wire.ContainerSpec(
         image=str(changes.get("image", "demo:1")),
         memory_mb=64,
-        cpu_millicores=100,
+        cpu_millicores=500,
         runtime_class="native",
         handler=str(changes.get("handler", "runc")),
         env=changes.get("env", {}),  # type: ignore[arg-type]
@@ -195,11 +201,15 @@ def stop_of(id_: str, reason: str = "Deleted", revision: int = 2) -> wire.Stop:
 
 
 async def runtime_has(runtime: FakeRuntime) -> tuple[Counter[str], Counter[str]]:
-    """(sandboxes, running containers), by allocation."""
-    client = CriClient(runtime.endpoint)
+    return await sandboxes_and_running(runtime.endpoint)
+
+
+async def sandboxes_and_running(endpoint: str) -> tuple[Counter[str], Counter[str]]:
+    """(sandboxes, containers that run), by the allocation's id."""
+    client = CriClient(endpoint)
     try:
         sandboxes = Counter(s.metadata.name for s in await client.list_pod_sandboxes())
-        containers = [c for c in await client.list_containers() if c.state == 1]
-        return sandboxes, Counter(c.labels["kakuri.dev/allocation"] for c in containers)
+        containers = [c for c in await client.list_containers() if c.state == pb.CONTAINER_RUNNING]
+        return sandboxes, Counter(c.labels[LABEL_ALLOCATION] for c in containers)
     finally:
         await client.close()

@@ -50,6 +50,8 @@ class Dev:
 
     def start(self) -> "Dev":
         """Returns when it says that it is ready."""
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
         self.folder.mkdir(parents=True, exist_ok=True)
         stderr = (self.folder / "dev.stderr").open("ab")
         ports = ("--http-port", "0", "--agent-port", "0", "--json-port", "0")

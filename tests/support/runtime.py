@@ -22,10 +22,10 @@ class Machine:
     """The runtime of a dev, and the machine it is on."""
 
     dev: Dev
+    endpoint: str = ""
 
-    @property
-    def endpoint(self) -> str:
-        return str(self.dev.info["cri"])
+    def __post_init__(self) -> None:
+        self.endpoint = str(self.dev.info["cri"])
 
     def sandboxes(self, workload: str | None = None) -> list[pb.PodSandbox]:
         async def listed() -> list[pb.PodSandbox]:

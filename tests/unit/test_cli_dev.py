@@ -92,7 +92,7 @@ async def test_ready_is_one_line_and_a_file_and_sigterm_ends_all(folder: Path) -
     assert sorted(state) == ["agent", "cri", "http", "json", "pids", "runtime"]
     assert (state["cri"], state["runtime"]) == ("unix:///x.sock", "fake")
     pids = state["pids"]
-    assert sorted(pids) == ["agent", "controller", "dev", "runtime"]
+    assert sorted(pids) == ["agent", "controller", "dev", "fake"]
     assert len({os.getsid(pids[name]) for name in ("dev", "controller", "agent")}) == 3
     assert await dev.end() == 0
     assert not alive(pids["controller"])

@@ -264,3 +264,16 @@ def test_ten_good_minutes_forget_the_crashes_before() -> None:
     change = crash(replace(CLEARED, crashes=7), 601)
     assert change.not_before_ns == NOW
     assert change.crashes == 1
+
+
+def test_an_attempt_born_into_a_dying_sandbox_is_no_second_crash() -> None:
+    entry = replace(RAN, cleared=True, crashes=1)
+    seen = has(sandbox(ready=False), exited(128, ran_s=0, attempt=1))
+    found = step(entry, seen, READY, NOW)
+    assert isinstance(found, Record)
+    assert isinstance(found.change, AttemptOver)
+    assert (found.change.crashes, found.change.not_before_ns) == (1, NOW)
+    twice = step(replace(entry, last=found.change.exit), seen, READY, NOW)
+    assert isinstance(twice, Record)
+    assert isinstance(twice.change, AttemptOver)
+    assert (twice.change.crashes, twice.change.not_before_ns) == (2, NOW + 10 * SECOND)

@@ -157,8 +157,8 @@ async def test_a_full_disk_is_unavailable_and_then_it_goes_on(tmp_path: Path) ->
         _fill(ballast)
         with pytest.raises(Unavailable, match="is full; free some space"):
             await _often(lambda n: store.apply([Put(a_manifest(f"w{n}", args=("x" * 5000,)))], now=NOW))
-        with pytest.raises(Unavailable):
-            await _often(lambda _: store.ping())
+        with pytest.raises(Unavailable, match="is full"):
+            await store.apply([Put(a_manifest("large", args=("x" * 100_000,)))], now=NOW)
         there = len((await store.list_workloads(selector=Selector())).items)
         ballast.unlink()
         await store.ping()
