@@ -15,6 +15,8 @@ SECOND = 1_000_000_000
 SETTLE_S = 30
 """How long after a RunPodSandbox without an answer its sandbox may still come up. Shorter, and a replacement may run
 beside it; longer, and a replacement waits for nothing."""
+START_TRIES = 4
+"""Refused starts of a container that stays created, over about 8 s."""
 PORT_DELAYS_S = (2, 10, 30, 60, 120, 300)
 
 
@@ -88,7 +90,7 @@ def after_failure(progress: Progress, action: Action, outcome: Outcome, message:
         reason=reason,
         message=message,
         retry_at_ns=now_ns + int(delay_s * SECOND),
-        final=isinstance(action, CreateContainer | StartContainer) and outcome is Outcome.REFUSED,
+        final=_is_final(action, outcome, count + 1),
     )
     after = replace(progress, troubles={**progress.troubles, kind: trouble})
     match action:
@@ -103,6 +105,18 @@ def after_failure(progress: Progress, action: Action, outcome: Outcome, message:
             return replace(after, pulling=False)
         case _:
             return after
+
+
+def _is_final(action: Action, outcome: Outcome, count: int) -> bool:
+    match action:
+        case CreateContainer():
+            return outcome is Outcome.REFUSED
+        case StartContainer():
+            # A container that can't start has ended, and is seen so. One that is still only created may be starting:
+            # runtimes refuse a second start until the first is done.
+            return outcome is Outcome.REFUSED and count >= START_TRIES
+        case _:
+            return False
 
 
 def _sentence(action: Action, outcome: Outcome, count: int) -> tuple[float, bool, str]:
@@ -120,6 +134,8 @@ def _sentence(action: Action, outcome: Outcome, count: int) -> tuple[float, bool
             return 2, False, Reason.SANDBOX_FAILED
         case RunSandbox():
             return min(5 * doubled, 300), True, Reason.SANDBOX_FAILED
+        case StartContainer() if outcome is Outcome.REFUSED:
+            return 0.2 * 3 ** min(count, START_TRIES), True, Reason.START_ERROR
         case CreateContainer() | StartContainer():
             return 0 if outcome is Outcome.REFUSED else min(doubled, 300), True, Reason.START_ERROR
         case _:

@@ -19,6 +19,7 @@ from own_dev import running_dev
 
 from cri.client import CriClient
 from cri.convert import ContainerWish, SandboxOwner, container_config, sandbox_config
+from kakuri.log import configure
 
 IMAGE = "kakuri.local/demo:1.0"
 MEMORY_MB = 64
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, help="the folder of a running `kakuri dev`")
     parser.add_argument("--runs", type=int, default=20)
     given = parser.parse_args()
+    configure("warning")
     if given.dir:
         asyncio.run(measure(given.dir, given.runs))
         return

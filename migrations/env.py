@@ -24,7 +24,7 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _migrate_postgres(url: str) -> None:
-    engine = postgres_engine(url)
+    engine = postgres_engine(url, inspects=True)
     async with engine.begin() as connection:
         await connection.run_sync(_migrate)
     await engine.dispose()

@@ -9,10 +9,10 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -119,7 +119,8 @@ def sqlite_engine(path: Path, *, writer: bool, connections: int = 1) -> sa.Engin
     return engine
 
 
-def postgres_engine(url: str) -> AsyncEngine:
+def postgres_engine(url: str, *, inspects: bool = False) -> AsyncEngine:
+    """inspects: for looking at what tables there are, which reads JSON of PostgreSQL's own."""
     parsed = sa.make_url(url).set(drivername="postgresql+asyncpg")
     if "sslmode" in parsed.query:  # libpq's word for it, which people's URLs have
         parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": parsed.query["sslmode"]})
@@ -131,12 +132,18 @@ def postgres_engine(url: str) -> AsyncEngine:
     }
     return create_async_engine(
         parsed,
+        json_deserializer=None if inspects else _as_text,
         pool_pre_ping=True,
         pool_size=5,
         max_overflow=5,
         pool_timeout=DEADLINE_S / 2,
         connect_args={"server_settings": settings, "timeout": 10},
     )
+
+
+def _as_text(value: str) -> str:
+    # asyncpg would decode JSON before schema.JsonText can leave it alone.
+    return value
 
 
 class SqliteDatabase:
@@ -221,16 +228,24 @@ class PostgresDatabase:
         self.where = shown_url(url)
         self._engine = postgres_engine(url)
         self._readers = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def read(self, transaction: Callable[[sa.Connection], T]) -> T:
-        return await self._run(self._readers, transaction)
+        return await self._to_its_end(self._run(self._readers, transaction), lambda _: None)
 
     async def write(
         self, transaction: Callable[[sa.Connection], T], *, committed: Callable[[T], None] = lambda _: None
     ) -> T:
-        result = await self._run(self._engine, transaction)
-        committed(result)
-        return result
+        return await self._to_its_end(self._run(self._engine, transaction), committed)
+
+    async def _to_its_end(self, run: Coroutine[Any, Any, T], committed: Callable[[T], None]) -> T:
+        # A caller that goes away (a client that hung up) must not tear a connection in the middle of a statement.
+        # close() waits for these tasks.
+        task = asyncio.get_running_loop().create_task(run)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda done: _on_success(done, committed))
+        return await asyncio.shield(task)
 
     async def _run(self, engine: AsyncEngine, transaction: Callable[[sa.Connection], T]) -> T:
         try:
@@ -258,6 +273,8 @@ class PostgresDatabase:
         pass
 
     async def close(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running, timeout=DEADLINE_S)
         await self._engine.dispose()
 
 

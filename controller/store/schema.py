@@ -78,6 +78,14 @@ def _time(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
     return sa.Column(name, UtcTime, nullable=nullable)
 
 
+def _partial(name: str, *columns: str, where: str, sqlite: str, unique: bool = False) -> sa.Index:
+    # SQLite takes a partial index only for a query that has its very words, and has no booleans.
+    return sa.Index(name, *columns, unique=unique, sqlite_where=sa.text(sqlite), postgresql_where=sa.text(where))
+
+
+_LIVE, _LIVE_SQLITE = "NOT released", "released = 0"
+_UNSENT = "accepted_revision < revision"
+
 cluster = sa.Table(
     "cluster",
     metadata,
@@ -143,12 +151,7 @@ workloads = sa.Table(
     _time("deleted_at", nullable=True),
     _int("resource_version"),
     sa.Index("workloads_by_runtime_class", "runtime_class"),
-    sa.Index(
-        "workloads_waiting",
-        "resource_version",
-        sqlite_where=sa.text("waits_for_place"),
-        postgresql_where=sa.text("waits_for_place"),
-    ),
+    _partial("workloads_waiting", "resource_version", where="waits_for_place", sqlite="waits_for_place = 1"),
 )
 
 allocations = sa.Table(
@@ -192,29 +195,15 @@ allocations = sa.Table(
     sa.Index("allocations_by_workload", "workload_id"),
     sa.Index("allocations_by_node", "node"),
     # At most one live allocation for a slot, whatever the planner thinks.
-    sa.Index(
-        "allocations_live_slot",
-        "workload_uid",
-        "slot",
-        unique=True,
-        sqlite_where=sa.text("NOT released"),
-        postgresql_where=sa.text("NOT released"),
-    ),
-    sa.Index(
-        "allocations_unsent",
-        "node",
-        "created_at",
-        sqlite_where=sa.text("accepted_revision < revision"),
-        postgresql_where=sa.text("accepted_revision < revision"),
-    ),
+    _partial("allocations_live_slot", "workload_uid", "slot", where=_LIVE, sqlite=_LIVE_SQLITE, unique=True),
+    _partial("allocations_unsent", "node", "created_at", where=_UNSENT, sqlite=_UNSENT),
     # All that a node's usage takes, so that it is read from the index alone.
-    sa.Index(
-        "allocations_usage",
+    _partial("allocations_usage", "node", "memory_mb", "cpu_millicores", where=_LIVE, sqlite=_LIVE_SQLITE),
+    _partial(
+        "allocations_host_ports",
         "node",
-        "memory_mb",
-        "cpu_millicores",
-        sqlite_where=sa.text("NOT released"),
-        postgresql_where=sa.text("NOT released"),
+        where=f"{_LIVE} AND has_host_ports",
+        sqlite=f"{_LIVE_SQLITE} AND has_host_ports = 1",
     ),
 )
 

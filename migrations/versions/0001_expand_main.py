@@ -124,20 +124,36 @@ def _create_tables() -> None:
 
 def _create_indexes() -> None:
     op.create_index("workloads_by_runtime_class", "workloads", ["runtime_class"])
-    _create_partial("workloads_waiting", "workloads", ["resource_version"], where="waits_for_place")
+    _create_partial(
+        "workloads_waiting",
+        "workloads",
+        ["resource_version"],
+        where="waits_for_place",
+        sqlite="waits_for_place = 1",
+    )
     op.create_index("allocations_by_workload", "allocations", ["workload_id"])
     op.create_index("allocations_by_node", "allocations", ["node"])
-    _create_partial("allocations_live_slot", "allocations", ["workload_uid", "slot"], where="NOT released", unique=True)
-    _create_partial("allocations_unsent", "allocations", ["node", "created_at"], where="accepted_revision < revision")
-    _create_partial("allocations_usage", "allocations", ["node", "memory_mb", "cpu_millicores"], where="NOT released")
+    live = {"where": "NOT released", "sqlite": "released = 0"}
+    unsent = "accepted_revision < revision"
+    _create_partial("allocations_live_slot", "allocations", ["workload_uid", "slot"], **live, unique=True)
+    _create_partial("allocations_unsent", "allocations", ["node", "created_at"], where=unsent, sqlite=unsent)
+    _create_partial("allocations_usage", "allocations", ["node", "memory_mb", "cpu_millicores"], **live)
+    _create_partial(
+        "allocations_host_ports",
+        "allocations",
+        ["node"],
+        where="NOT released AND has_host_ports",
+        sqlite="released = 0 AND has_host_ports = 1",
+    )
     op.create_index("events_by_object", "events", ["object_id", "object_kind"])
     op.create_index("events_by_time", "events", ["last_seen", "id"])
     op.create_index("events_by_resource_version", "events", ["resource_version"])
 
 
-def _create_partial(name: str, table: str, columns: list[str], *, where: str, unique: bool = False) -> None:
-    condition = sa.text(where)
-    op.create_index(name, table, columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+def _create_partial(
+    name: str, table: str, columns: list[str], *, where: str, sqlite: str, unique: bool = False
+) -> None:
+    op.create_index(name, table, columns, unique=unique, sqlite_where=sa.text(sqlite), postgresql_where=sa.text(where))
 
 
 def _fill() -> None:

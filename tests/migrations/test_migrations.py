@@ -56,7 +56,7 @@ async def connected(url: str) -> AsyncIterator[Any]:
         finally:
             engine.dispose()
         return
-    remote = postgres_engine(url)
+    remote = postgres_engine(url, inspects=True)
 
     async def run_remote(work: Any) -> Any:
         async with remote.begin() as connection:

@@ -253,12 +253,18 @@ def test_what_has_run_once_is_kept_at_although_its_sandbox_fails() -> None:
 
 
 def test_an_attempt_that_is_over_clears_the_way_for_the_next() -> None:
-    progress = failed(StartContainer("c0"))
+    progress = failed(StartContainer("c0"), times=4)
     change = step(CLEARED, has(sandbox(), container("created")), progress, NOW)
     assert isinstance(change, Record)
     after = after_success(progress, change)
     entry = replace(CLEARED, attempt=1)
     assert step(entry, has(sandbox(), container("created", attempt=1)), after, NOW) == StartContainer("c1")
+
+
+def test_a_refused_start_may_only_mean_that_it_is_starting_already() -> None:
+    seen = has(sandbox(), container("created"))
+    assert step(CLEARED, seen, failed(StartContainer("c0"), ago_s=0), NOW) == Wait(NOW + SECOND // 5)
+    assert step(CLEARED, seen, failed(StartContainer("c0"), times=3), NOW) == StartContainer("c0")
 
 
 def test_an_image_that_vanished_is_made_sure_of_again() -> None:

@@ -100,7 +100,7 @@ END_ROWS = [
         has(sandbox(), container("created")),
         under(NEVER, 0),
         128,
-        failed(StartContainer("c0")),
+        failed(StartContainer("c0"), times=4),
     ),
     EndRow(
         "a creation that the runtime refuses is a StartError",

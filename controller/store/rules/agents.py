@@ -40,7 +40,7 @@ def register_node(
         tables.keep_workloads(tables.owners_on(id_))
         for row in tables.allocations_on(id_):
             if row.ledger_uid != registration.ledger_uid:
-                _record(batch, row, lost(row, f"node {id_} came back without its ledger"))
+                _record(batch, row, lost(row, f"node {id_} came back without its ledger", now=now))
     return (new.shown(usage), True), batch
 
 
@@ -96,7 +96,7 @@ def record_report(tables: Tables, report: Report, *, now: datetime) -> tuple[Rec
         if row.id in ours:
             after: Allocation | None = observed(row, ours[row.id], ledger_uid=report.ledger_uid, now=now)
         elif report.full or row.id in report.gone:
-            after = _missing(row, report)
+            after = _missing(row, report, now)
         else:
             continue
         if after is not row:
@@ -128,7 +128,7 @@ def _rows_on(tables: Tables, node: str, ids: set[str] | None) -> dict[str, Alloc
     return {a.id: a for a in rows if a.node == node and a.workload in owners}
 
 
-def _missing(row: Allocation, report: Report) -> Allocation | None:
+def _missing(row: Allocation, report: Report, now: datetime) -> Allocation | None:
     """What becomes of a row that its agent has no more."""
     if row.desired is Desired.REMOVE:
         return None
@@ -137,7 +137,7 @@ def _missing(row: Allocation, report: Report) -> Allocation | None:
     overtaken = report.asked_at is not None and row.observed_at is not None and row.observed_at > report.asked_at
     if report.full and overtaken:
         return row  # accepted while the answer was on its way
-    return lost(row, f"node {row.node} has it no more")
+    return lost(row, f"node {row.node} has it no more", now=now)
 
 
 def record_sent(

@@ -6,6 +6,7 @@ ended allocation's end stays as it was first recorded.
 
 from datetime import datetime
 
+from controller.plan.action import Stop, carried_out
 from controller.store.contract import ObservedAllocation, Sent
 from kakuri.model import Allocation, Desired, EventDraft, EventType, Reason, State
 
@@ -23,22 +24,16 @@ _TROUBLE = frozenset(
 """Reasons of a live allocation that people look for in `describe`."""
 
 
-def lost(row: Allocation, message: str) -> Allocation:
+def lost(row: Allocation, message: str, *, now: datetime) -> Allocation:
     """Its agent has it no more: it is told to stop it, which cleans what is left and answers with a released end."""
     if row.released:
         return row
     if row.desired is Desired.RUN:
-        return _asked_to_stop(row, Reason.NODE_LOST.value, message)
+        (stopped,) = carried_out([row], [Stop(row.id, Reason.NODE_LOST.value, message)], now)
+        return stopped
     if row.accepted_revision < row.revision:
         return row
     return row.with_(revision=row.revision + 1)  # the stop was accepted by a ledger that is gone: say it again
-
-
-def _asked_to_stop(row: Allocation, reason: str, message: str) -> Allocation:
-    asked = row.with_(desired=Desired.STOP, desired_reason=reason, revision=row.revision + 1)
-    if row.state.ended:
-        return asked
-    return asked.with_(state=State.TERMINATING, reason=reason, message=message)
 
 
 def observed(row: Allocation, seen: ObservedAllocation, *, ledger_uid: str, now: datetime) -> Allocation:
