@@ -15,7 +15,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -51,7 +51,10 @@ def _dev(folder: Path) -> Iterator[Mapping[str, str]]:
     """A running `kakuri dev`; its dev.json. When this ends, so have the workloads and the runtime."""
     ports = [word for name, port in PORTS.items() for word in (name, str(_usable(port)))]
     process = subprocess.Popen(  # noqa: S603 - our own program
-        [KAKURI, "dev", "--dir", str(folder), *ports], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [KAKURI, "dev", "--dir", str(folder), *ports, *sys.argv[1:]],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
@@ -108,30 +111,36 @@ async def _watch(client: Client) -> Mapping[str, Object]:
     with Live(console=console, refresh_per_second=8) as live:
         async for view in client.mirror("Workload"):
             live.update(_table(view.objects))
-            if await _converged(client):
-                return view.objects
+            # The view may lag behind; whether all has converged is read anew.
+            workloads = {w["id"]: w for w in (await client.list("Workload")).items}
+            if _converged(workloads.values(), (await client.list("Allocation")).items):
+                live.update(_table(workloads), refresh=True)
+                return workloads
     raise ClientError("the watch ended")
 
 
-async def _converged(client: Client) -> bool:
-    """No action is due, and each replica runs, has ended, or waits for a place and says why."""
-    workloads = (await client.list("Workload")).items
-    allocations = (await client.list("Allocation")).items
-    if any(w["status"]["observed_generation"] != w["generation"] for w in workloads):
-        return False
-    if any(a["accepted_revision"] != a["revision"] for a in allocations):
-        return False
-    for workload in workloads:
-        newest = {a["slot"]: a for a in allocations if a["workload"] == workload["id"] and a["desired"] == "run"}
-        settled = sum(
-            (a["state"] == "Running" and not a["reason"]) or a["state"] in {"Succeeded", "Failed"}
-            for a in newest.values()
-        )
-        unplaced = workload["status"]["desired"] - len(newest)
-        waits = workload["status"]["reason"] == "Unschedulable" and bool(workload["status"]["message"])
-        if settled != len(newest) or (unplaced and not waits):
+def _converged(workloads: Iterable[Object], allocations: Iterable[Object]) -> bool:
+    """No action is due; each service's replica runs, each job's has ended, or it waits for a place and says why."""
+    newest: dict[str, dict[int, Object]] = {}
+    for allocation in allocations:
+        if allocation["accepted_revision"] != allocation["revision"]:
             return False
-    return True
+        if allocation["desired"] == "run":
+            newest.setdefault(allocation["workload"], {})[allocation["slot"]] = allocation
+    return all(_settled(w, newest.get(w["id"], {})) for w in workloads)
+
+
+def _settled(workload: Object, slots: Mapping[int, Object]) -> bool:
+    status = workload["status"]
+    if status["observed_generation"] != workload["generation"]:
+        return False
+    service = workload["restart_policy"] == "Always"
+    good = all(
+        a["state"] in {"Succeeded", "Failed"} or (service and a["state"] == "Running" and not a["reason"])
+        for a in slots.values()
+    )
+    waits = status["reason"] == "Unschedulable" and bool(status["message"])
+    return good and (len(slots) == status["desired"] or waits)
 
 
 def _table(workloads: Mapping[str, Object]) -> Table:
@@ -155,8 +164,10 @@ def _table(workloads: Mapping[str, Object]) -> Table:
 def _tell(workloads: Mapping[str, Object], info: Mapping[str, str], folder: Path) -> None:
     """What was shown, seen from four sides. Each line is what was read just now."""
     server = info["http"]
-    console.print("\n[bold]why is zone pending?[/bold]")
-    console.print("  " + workloads["zone"]["status"]["message"])
+    for id_, workload in sorted(workloads.items()):
+        if workload["status"]["reason"] == "Unschedulable":
+            console.print(f"\n[bold]why is {id_} pending?[/bold]")
+            console.print("  " + workload["status"]["message"])
     for id_ in ("job-done", "sandboxed"):
         console.print(f"\n[bold]kakuri logs {id_}[/bold]   (the machine's own kernel is {os.uname().release})")
         logs = _output(KAKURI, "--server", server, "logs", id_)
