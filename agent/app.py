@@ -34,6 +34,8 @@ from kakuri.model import NodeRegistration
 
 FIRST_CANARIES_S = 15.0
 """How long the first registration waits for canaries, so that a node that is ready also offers what it can."""
+DRAIN_S = 5.0
+"""For calls under way when the agent ends: longer than a start takes, shorter than a supervisor's patience."""
 _log = get_logger("agent")
 
 
@@ -127,6 +129,7 @@ async def _serve(settings: Settings, state_dir: Path) -> None:
                 _log.info("agent serves", node=settings.node, runtime=found.kind, **served)
                 await stop.wait()
                 _log.info("agent ends", leaves="containers and runtime as they are")
+                await sync.drain(DRAIN_S)
                 for task in work:
                     task.cancel()
 

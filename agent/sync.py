@@ -58,6 +58,8 @@ class Sync:
         self._relist = asyncio.Event()
         self._deaf: set[str] = set()
         """Endpoints without events."""
+        self._closing = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._means: Means | None = None
 
@@ -91,6 +93,7 @@ class Sync:
                 clock=self._clock,
                 logs=self._logs,
                 once=self._once,
+                closing=self._closing,
             )
             try:
                 async with asyncio.timeout(FIRST_LOOK_S):
@@ -102,6 +105,15 @@ class Sync:
             for endpoint in self._endpoints.all:
                 tasks.create_task(self._listen(endpoint))
             await self._relist_for_ever()
+
+    async def drain(self, bound_s: float) -> None:
+        """Nothing new is begun, and what workers were at is done, if it took no longer than that. A start that is cut
+        off in its middle would be left half done by some runtimes."""
+        self._closing.set()
+        for worker in self._workers.values():
+            worker.kick()
+        if self._running:
+            await asyncio.wait(self._running, timeout=bound_s)
 
     async def relist(self) -> None:
         """Each worker has been told what the runtimes have now, and what nobody knows is told of."""
@@ -141,7 +153,9 @@ class Sync:
         worker = Worker(id_, self._means, seen, settle_at_ns=settle_at_ns)
         self._workers[id_] = worker
         worker.tell()
-        self._tasks.create_task(self._work(id_, worker), name=id_)
+        task = self._tasks.create_task(self._work(id_, worker), name=id_)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _work(self, id_: str, worker: Worker) -> None:
         try:

@@ -70,6 +70,8 @@ class Means:
     logs: Path
     """One folder an allocation."""
     once: OncePer
+    closing: asyncio.Event
+    """The agent ends: nothing new is begun."""
 
 
 class Worker:
@@ -129,9 +131,11 @@ class Worker:
         self._tell(self._means.ledger.entries[self.id], whole=True)
 
     async def run(self) -> None:
-        """Returns when the ledger has forgotten the allocation."""
+        """Returns when the ledger has forgotten the allocation, or the agent ends."""
         try:
             while (entry := self._means.ledger.entries.get(self.id)) is not None:
+                if self._means.closing.is_set():
+                    return
                 try:
                     await self._go_on(entry)
                 except Exception:  # noqa: BLE001 - a fault of ours with this one must not end the others

@@ -22,7 +22,7 @@ restart makes a stir; longer and work is sent to a dead node."""
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a pass brought. None recorded: the node did not answer. turned: it is ready now and was not, or the reverse."""
+    """What a pass brought. None recorded: the node did not answer. turned: it is ready and was not, or the reverse."""
 
     recorded: Recorded | None = None
     orphans: Orphans = field(default_factory=Orphans)

@@ -7,19 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from controller.exchange import Errand, Report, Sent
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
-from controller.store.contract import (
-    AgentAddress,
-    AllocationFilter,
-    Applied,
-    Errand,
-    Lease,
-    Page,
-    Recorded,
-    Report,
-    Sent,
-)
+from controller.store.contract import AgentAddress, AllocationFilter, Applied, Lease, Page, Recorded
 from kakuri.model import Allocation
 
 

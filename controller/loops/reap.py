@@ -6,7 +6,8 @@ lives is stopped first, what has ended and left nothing behind is removed.
 
 from dataclasses import dataclass
 
-from controller.store.contract import Recorded, Report
+from controller.exchange import Report
+from controller.store.contract import Recorded
 
 
 @dataclass(frozen=True, slots=True)

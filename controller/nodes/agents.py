@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NoReturn
 import grpc
 import grpc.aio
 
+from controller.exchange import Errand, Report, Sent
 from controller.nodes import wire
 from controller.nodes.errors import NodeError, NodeRefused, NodeUnreachable
-from controller.store.contract import Errand, Report, Sent
 from kakuri.agentapi.v1 import agent_pb2 as pb
 from kakuri.agentapi.v1.agent_pb2_grpc import AgentStub
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from controller.store.contract import Errand, ObservedAllocation, Report, Sent
+from controller.exchange import Errand, ObservedAllocation, Report, Sent
 from kakuri.agentapi.v1 import agent_pb2 as pb
 from kakuri.model import Desired, WorkloadSpec
 

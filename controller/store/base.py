@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
+from controller.exchange import Errand, Report, Sent
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
 from controller.store.batch import Batch
@@ -18,15 +19,12 @@ from controller.store.contract import (
     AllocationFilter,
     Applied,
     Change,
-    Errand,
     EventFilter,
     Expired,
     NotFound,
     Outcome,
     Page,
     Recorded,
-    Report,
-    Sent,
     Write,
 )
 from controller.store.events import token

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, Protocol, TypeVar
 
+from controller.exchange import Errand, Report, Sent
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
 from kakuri.model import (
@@ -150,47 +151,6 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedAllocation:
-    """What an agent reported of one allocation; the model side of agent.proto's AllocationStatus."""
-
-    id: str
-    workload: str
-    slot: int
-    origin: str
-    revision: int
-    state: str
-    reason: str = ""
-    message: str = ""
-    exit_code: int | None = None
-    restarts: int = 0
-    started_once: bool = False
-    released: bool = False
-    simulated: bool = False
-    handler: str = ""
-    sandbox_id: str = ""
-    container_id: str = ""
-    ip: str = ""
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One answer of Observe. full: what is not in it is not there."""
-
-    node: str
-    instance: str
-    revision: int
-    ledger_uid: str
-    full: bool
-    allocations: tuple[ObservedAllocation, ...] = ()
-    gone: tuple[str, ...] = ()
-    asked_at: datetime | None = None
-    """When the Observe was sent, by the clock that record_sent's now comes from. An allocation accepted after it may
-    be missing in a full answer without being lost; without it, each accepted one that is missing counts as lost."""
-
-
-@dataclass(frozen=True, slots=True)
 class Recorded:
     """What a report changed. dirty: workloads to plan again. orphans: ids of this cluster that the agent has and SQL
     has not (their rows are gone): to be stopped and removed. released: resources came free."""
@@ -200,26 +160,6 @@ class Recorded:
     released: bool = False
     unsent: bool = False
     """Rows of the node have revisions that the agent has not accepted: dispatch to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The agent's answer for one allocation of an Apply."""
-
-    allocation_id: str
-    revision: int
-    result: Literal["accepted", "refused", "busy"]
-    reason: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """An allocation whose node must be told something, with what else that takes."""
-
-    allocation: Allocation
-    handler: str
-    """The CRI handler of its runtime class."""
 
 
 @dataclass(frozen=True, slots=True)

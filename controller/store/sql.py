@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from controller.exchange import Errand
 from controller.plan.snapshot import HostPort
 from controller.store import (
     allocations,
@@ -19,7 +20,7 @@ from controller.store import (
 )
 from controller.store.base import TransactionStore
 from controller.store.batch import Batch
-from controller.store.contract import AllocationFilter, Change, Errand, EventFilter, Kind, Lease
+from controller.store.contract import AllocationFilter, Change, EventFilter, Kind, Lease
 from controller.store.engine import Database
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
 from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables, Versions

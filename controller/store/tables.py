@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from controller.exchange import Errand
 from controller.plan.snapshot import HostPort
 from controller.store.batch import Batch
-from controller.store.contract import AllocationFilter, Change, Errand, EventFilter, Kind
+from controller.store.contract import AllocationFilter, Change, EventFilter, Kind
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
 from kakuri.model import Allocation, Event, RuntimeClass
 from kakuri.selector import Selector

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from builders import NOW, a_registration, later
+from controller.exchange import Sent
 from controller.plan.action import Remove, Stop, Update
-from controller.store.contract import EventFilter, NotFound, Recorded, Sent
+from controller.store.contract import EventFilter, NotFound, Recorded
 from kakuri.model import Desired, Event, NodeManifest, State
 from support.store_script import StoreScript
 

@@ -6,19 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from builders import NOW, a_manifest, a_registration
+from controller.exchange import ObservedAllocation, Report, Sent
 from controller.plan.action import Action, Place, Plan, Waiting, WorkloadPlan
 from controller.plan.snapshot import WorkloadView
-from controller.store.contract import (
-    Applied,
-    Delete,
-    ObservedAllocation,
-    Outcome,
-    Put,
-    Recorded,
-    Report,
-    Sent,
-    Store,
-)
+from controller.store.contract import Applied, Delete, Outcome, Put, Recorded, Store
 from kakuri.model import EventDraft, WorkloadStatus
 
 

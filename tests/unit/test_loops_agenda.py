@@ -1,7 +1,8 @@
 from builders import NOW, later
+from controller.exchange import ObservedAllocation, Report
 from controller.loops.agenda import Agenda, Kick
 from controller.loops.reap import Orphans, orphans
-from controller.store.contract import ObservedAllocation, Recorded, Report
+from controller.store.contract import Recorded
 
 
 async def test_a_kick_before_the_wait_counts_and_many_are_one() -> None:

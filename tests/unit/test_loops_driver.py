@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from builders import NOW, a_manifest, a_registration
+from controller.exchange import Errand, ObservedAllocation, Report, Sent
 from controller.loops.dispatch import DispatchPass
 from controller.loops.driver import Driver
 from controller.loops.lease import Leadership
@@ -15,18 +16,7 @@ from controller.loops.reap import Orphans
 from controller.loops.reconcile import ReconcilePass
 from controller.nodes import NodeUnreachable
 from controller.store import open_store
-from controller.store.contract import (
-    AgentAddress,
-    AllocationFilter,
-    Delete,
-    Errand,
-    EventFilter,
-    ObservedAllocation,
-    Put,
-    Report,
-    Sent,
-    Store,
-)
+from controller.store.contract import AgentAddress, AllocationFilter, Delete, EventFilter, Put, Store
 from kakuri.model import Desired, State
 from kakuri.selector import Selector
 

@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 import pytest
 
 from builders import a_port, a_spec, an_allocation
+from controller.exchange import Errand
 from controller.nodes import wire
-from controller.store.contract import Errand
 from kakuri.agentapi.v1 import agent_pb2 as pb
 from kakuri.model import Desired, RestartPolicy
 

@@ -6,8 +6,8 @@ import pytest
 
 from builders import NOW, a_failed_start, a_node_view, a_snapshot, a_spec, a_stop, a_view, an_allocation, an_end, later
 from controller.plan.action import Place, Stop, WorkloadPlan
-from controller.plan.replace import STEADY_S
 from controller.plan.reconcile import plan
+from controller.plan.replace import STEADY_S
 from controller.plan.snapshot import NodeView
 from kakuri.model import Allocation, Desired, RestartPolicy, State
 from support.toy_world import ToyWorld

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from controller.exchange import Report, Sent
 from controller.store.batch import Batch
-from controller.store.contract import NotFound, Recorded, Report, Sent
+from controller.store.contract import NotFound, Recorded
 from controller.store.records import NodeRecord, Usage
 from controller.store.rules.transitions import answered, lost, observed, told
 from controller.store.tables import Tables

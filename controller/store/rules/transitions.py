@@ -6,8 +6,8 @@ ended allocation's end stays as it was first recorded.
 
 from datetime import datetime
 
+from controller.exchange import ObservedAllocation, Sent
 from controller.plan.action import Stop, carried_out
-from controller.store.contract import ObservedAllocation, Sent
 from kakuri.model import Allocation, Desired, EventDraft, EventType, Reason, State
 
 _TROUBLE = frozenset(

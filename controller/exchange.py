@@ -1,0 +1,71 @@
+"""What the controller and an agent tell each other, as values: the words of store, nodes and loops between them.
+
+One rule: no wire and no table is known here. controller/nodes/wire.py makes messages of them, the store makes rows.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from kakuri.model import Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedAllocation:
+    """What an agent reported of one allocation; the model side of agent.proto's AllocationStatus."""
+
+    id: str
+    workload: str
+    slot: int
+    origin: str
+    revision: int
+    state: str
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    restarts: int = 0
+    started_once: bool = False
+    released: bool = False
+    simulated: bool = False
+    handler: str = ""
+    sandbox_id: str = ""
+    container_id: str = ""
+    ip: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One answer of Observe. full: what is not in it is not there."""
+
+    node: str
+    instance: str
+    revision: int
+    ledger_uid: str
+    full: bool
+    allocations: tuple[ObservedAllocation, ...] = ()
+    gone: tuple[str, ...] = ()
+    asked_at: datetime | None = None
+    """When the Observe was sent, by the clock that record_sent's now comes from. An allocation accepted after it may
+    be missing in a full answer without being lost; without it, each accepted one that is missing counts as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The agent's answer for one allocation of an Apply."""
+
+    allocation_id: str
+    revision: int
+    result: Literal["accepted", "refused", "busy"]
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """An allocation whose node must be told something, with what else that takes."""
+
+    allocation: Allocation
+    handler: str
+    """The CRI handler of its runtime class."""
