@@ -224,6 +224,8 @@ def _remove_sandbox(seen: Seen, sandbox: ObservedSandbox) -> Step:
 
 def _after_exit(entry: Entry, exit_: Exit) -> AttemptOver | Ended:
     """What follows the end of the present attempt: another attempt, or the end of all."""
+    if _is_cut_off(exit_) and not (entry.last is not None and _is_cut_off(entry.last)):
+        return AttemptOver(entry.attempt, exit_, entry.crashes, exit_.finished_at_ns)
     policy = entry.in_place.restart_policy
     good = exit_.exit_code == 0
     if policy is RestartPolicy.NEVER or (policy is RestartPolicy.ON_FAILURE and good):
@@ -239,6 +241,12 @@ def _after_exit(entry: Entry, exit_: Exit) -> AttemptOver | Ended:
     long = exit_.ran and exit_.finished_at_ns - exit_.started_at_ns >= GOOD_RUN_S * SECOND
     crashes = 0 if long else entry.crashes
     return AttemptOver(entry.attempt, exit_, crashes + 1, exit_.finished_at_ns + backoff_s(crashes) * SECOND)
+
+
+def _is_cut_off(exit_: Exit) -> bool:
+    # Go's words for a caller that hung up, which is how a killed agent's StartContainer ends. The workload never ran
+    # and is not to blame, so no policy applies.
+    return not exit_.ran and "context canceled" in exit_.message
 
 
 def backoff_s(crashes: int) -> int:

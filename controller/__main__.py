@@ -26,8 +26,10 @@ def main() -> int:
     configure(settings.log_level)
     try:
         if upgrading:
-            asyncio.run(upgrade(settings.store))
-            sys.stderr.write("the store has this version's schema\n")
+            done = asyncio.run(upgrade(settings.store))
+            was = f"was at {done.before or 'nothing'}" if done.changed else "had it already"
+            copy = f"; a copy from before is {done.backup}" if done.backup else ""
+            sys.stderr.write(f"the store has schema {done.after} ({was}){copy}\n")
         else:
             asyncio.run(run(settings))
     except StoreError as error:

@@ -144,7 +144,7 @@ def test_a_read_only_disk_at_start_is_said_and_a_writable_one_is_taken(small_dis
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
 
     assert refused.process.returncode == 1
-    assert f"{small_disk / 'kakuri.db'} can't be read or written" in told.decode()
+    assert "Read-only file system" in told.decode()
     again = Controller(small_disk, free_port).start()
     again.until_answers()
     assert again.call("GET", "/workloads/before")[0] == 200

@@ -125,7 +125,7 @@ async def test_killed_parts_come_back_and_the_workloads_never_noticed(folder: Pa
     after = await ready(second, folder)
     for same in ("http", "agent", "json", "cri"):
         assert after[same] == before[same]
-    for name in ("controller", "agent", "runtime"):
+    for name in ("controller", "agent", "fake"):
         assert after["pids"][name] == before["pids"][name]
     assert await allocations(server) == running
 

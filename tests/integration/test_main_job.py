@@ -193,7 +193,7 @@ def test_a_host_port_answers_on_loopback(dev: Dev, runtime_class: str, free_port
 
 
 def test_after_a_delete_nothing_of_it_is_left_on_the_machine(dev: Dev, machine: Machine, free_port: int) -> None:
-    before = machine.belongings()
+    assert machine.leftovers() == []
     dev.apply(
         service("gone", replicas=2)
         + "---"
@@ -201,12 +201,12 @@ def test_after_a_delete_nothing_of_it_is_left_on_the_machine(dev: Dev, machine: 
         + f"ports: [{{port: 8080, host_port: {free_port}}}]\n",
         "--wait",
     )
-    assert machine.belongings() != before
+    assert machine.leftovers() != []
 
     dev.cli("delete", "workload", "gone", "gone-gvisor", "--wait")
 
     assert machine.sandboxes("gone") == machine.sandboxes("gone-gvisor") == []
-    dev.until("nothing is left", lambda: machine.belongings() == before, within_s=10)
+    dev.until("nothing is left", lambda: machine.leftovers() == [], within_s=10)
     assert dev.http("GET", "/workloads/gone").status == 404
 
 

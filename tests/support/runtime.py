@@ -1,19 +1,17 @@
 """What tests look at behind kakuri's back: the runtime's own lists, and what stands on the machine."""
 
 import asyncio
-import os
-import re
 import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from cri.client import CriClient
 from cri.convert import LABEL_WORKLOAD
 from cri.v1 import runtime_pb2 as pb
+from support.containerd import sandbox_leftovers
 from support.dev import Dev
 
 
@@ -61,43 +59,9 @@ class Machine:
             timeout=30,
         ).stdout
 
-    def belongings(self) -> dict[str, frozenset[str]]:
-        """What a pod leaves traces in, by kind: mounts, network namespaces, veths, cgroups, processes, NAT rules."""
-        folder = str(self.dev.folder)
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
-        rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=False).stdout
-        ids = re.compile(r"\b[0-9a-f]{64}\b")
-        return {
-            "mounts": frozenset(m.split()[4] for m in mounts if folder in m or "/run/kakuri" in m),
-            "netns": frozenset(n.name for n in Path("/run/netns").glob("*")),
-            "veths": frozenset(re.findall(r"(veth[^@:]*)", links)),
-            "cgroups": _cgroups(ids),
-            "shims": frozenset(p for p in _shims(self.endpoint.removeprefix("unix://"))),
-            "rules": frozenset(r for r in rules.splitlines() if "--to-destination" in r),
-        }
-
-
-def _cgroups(ids: "re.Pattern[str]") -> frozenset[str]:
-    found = set()
-    for root in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup"):
-        for folder, names, _ in os.walk(root):
-            found.update(f"{folder}/{n}" for n in names if ids.search(n))
-            if folder.count("/") > 7:
-                names.clear()
-    return frozenset(found)
-
-
-def _shims(address: str) -> Iterator[str]:
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if "containerd-shim" in line and address in line:
-            yield line
+    def leftovers(self) -> list[str]:
+        """What sandboxes have on the machine: processes, mounts, namespaces, veths, cgroups, rules, addresses."""
+        return sandbox_leftovers(self.dev.folder / "agent")
 
 
 @pytest.fixture

@@ -277,3 +277,15 @@ def test_an_attempt_born_into_a_dying_sandbox_is_no_second_crash() -> None:
     assert isinstance(twice, Record)
     assert isinstance(twice.change, AttemptOver)
     assert (twice.change.crashes, twice.change.not_before_ns) == (2, NOW + 10 * SECOND)
+
+
+def test_a_start_that_the_agents_own_death_cut_off_is_not_held_against_a_job() -> None:
+    cut_off = exited(128, ran_s=0, message="failed to create shim task: context canceled: unknown")
+    found = step(under(NEVER, 0), has(sandbox(), cut_off), READY, NOW)
+    assert isinstance(found, Record)
+    assert isinstance(found.change, AttemptOver)
+    assert (found.change.crashes, found.change.not_before_ns) == (0, NOW)
+    again = replace(under(NEVER, 0), attempt=1, last=found.change.exit)
+    twice = step(again, has(sandbox(), replace(cut_off, id="c1", attempt=1)), READY, NOW)
+    assert isinstance(twice, Record)
+    assert isinstance(twice.change, Ended)
