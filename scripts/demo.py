@@ -64,8 +64,7 @@ def _dev(folder: Path) -> Iterator[Mapping[str, str]]:
         console.print(line.strip())
         yield json.loads((folder / "dev.json").read_text())
     finally:
-        console.print("ending the workloads and the runtime …")
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # first of all: nothing below may keep it from ending
         with contextlib.suppress(KeyboardInterrupt):
             process.wait(60)
         process.stdout.close()

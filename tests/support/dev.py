@@ -172,9 +172,17 @@ class Dev:
         return pid
 
     def stop(self) -> None:
-        """dev has ended, and the workloads and the runtime with it."""
+        """dev has ended, and the workloads and the runtime with it, also when a test killed it and failed then."""
         if self.process is None:
             return
+        self._terminate()
+        if self.process.returncode and (self.folder / "dev.json").exists():
+            self.arguments = ()
+            self.start()
+            self._terminate()
+
+    def _terminate(self) -> None:
+        assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
