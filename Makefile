@@ -39,7 +39,7 @@ demo: setup ## kakuri with its examples, until Ctrl-C; with DEMO_EXIT=1 until al
 .PHONY: test
 test: setup test-packages ## lint, types, import contracts and all tests
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) proto-check ## only lint, types, import contracts and generated code

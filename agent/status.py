@@ -20,7 +20,10 @@ _STARTING: tuple[type[Step], ...] = (EnsureImage, ProbePorts, RunSandbox, Create
 
 
 def status_of(entry: Entry, seen: Seen, progress: Progress, *, ran: bool, simulated: bool) -> wire.AllocationStatus:
-    """ran: it was told to be Running before, so it can't become Pending."""
+    """ran: it was told to be Running before, so it can't become Pending.
+
+    A container that has ended counts as running until the ledger says what its end means: an end, or another attempt.
+    """
     current = seen.container(entry.attempt) if entry.wish is not None else None
     running = current is not None and current.state == "running" and entry.end is None
     ran = ran or entry.started_once or running
@@ -37,7 +40,8 @@ def status_of(entry: Entry, seen: Seen, progress: Progress, *, ran: bool, simula
         image=entry.wish.image if entry.wish is not None else "",
     )
     _add_runtime(status, entry, seen, current)
-    status.state, status.reason, status.message = _state(entry, seen, progress, running=running, ran=ran)
+    ending = current is not None and current.state == "exited" and ran
+    status.state, status.reason, status.message = _state(entry, seen, progress, running=running or ending, ran=ran)
     if entry.end is not None:
         status.finished_at_ns = entry.end.finished_at_ns
         if entry.end.exit_code is not None:

@@ -99,7 +99,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """type: ADDED, MODIFIED, DELETED or BOOKMARK (which has no object)."""
+    """type: ADDED, MODIFIED, DELETED, or BOOKMARK, whose object is only a kind."""
 
     type: str
     object: Object
@@ -149,18 +149,12 @@ class Client:
         answer = await self._json("GET", "/version")
         return str(answer.get("version", ""))
 
-    async def apply(
-        self, objects: Sequence[Object], *, deletes: Sequence[Mapping[str, str]] = (), dry_run: bool = False
-    ) -> list[Outcome]:
-        """All of it in one transaction, or none. deletes: each with kind and id."""
-        body = {"objects": list(objects), "deletes": [dict(d) for d in deletes]}
+    async def apply(self, objects: Sequence[Object], *, dry_run: bool = False) -> list[Outcome]:
+        """All of it in one transaction, or none."""
+        body = {"objects": list(objects)}
         query = {"dry_run": "1"} if dry_run else {}
         answer = await self._json("POST", "/apply", query=query, body=body, timeout_s=APPLY_S)
         return [Outcome(o["kind"], o["id"], o["result"], o.get("object")) for o in answer["outcomes"]]
-
-    async def create(self, kind: str, object_: Object) -> Object:
-        """The object as created. Raises ApiError 409 when its id exists."""
-        return await self._json("POST", f"/{PATHS[kind]}", body=object_)
 
     async def get(self, kind: str, id_: str) -> Object:
         return await self._json("GET", self._path(kind, id_))
@@ -183,12 +177,8 @@ class Client:
         async with self._response("GET", f"/{PATHS[kind]}", query=query, timeout=timeout) as response:
             async for line in self._lines(response):
                 if line.strip():
-                    yield self._change(json.loads(line))
-
-    def _change(self, event: Object) -> Change:
-        if event.get("type") == "ERROR":
-            raise _problem(int(event.get("status", 500)), event)
-        return Change(event["type"], event.get("object") or {}, str(event.get("resource_version", "")))
+                    event = json.loads(line)
+                    yield Change(event["type"], event["object"], event["resource_version"])
 
     async def _lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         try:

@@ -1,6 +1,6 @@
 """What every handler is given. There is one of it an application."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,8 +20,6 @@ class Api:
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
     """An id for an object that was POSTed without one."""
-    readiness: Sequence[Callable[[], str]]
-    """Each says why the controller is not ready; empty text when it is."""
     bookmark_s: float
     """A watch that has nothing to say for so long says up to where that is."""
     description: Callable[[], bytes]

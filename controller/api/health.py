@@ -5,7 +5,6 @@ import asyncio
 from aiohttp import web
 
 from controller.api.context import Api
-from controller.api.problem import Problem
 from controller.store.contract import Unavailable
 from kakuri import metrics
 
@@ -19,15 +18,12 @@ async def alive(_api: Api, _request: web.Request) -> web.StreamResponse:
 
 
 async def ready(api: Api, _request: web.Request) -> web.StreamResponse:
-    """Requests can be served now; else 503 with why."""
+    """The store can be written, so requests can be served, whoever leads; else 503 with why."""
     try:
         async with asyncio.timeout(PING_S):
             await api.store.ping()
     except TimeoutError:
         raise Unavailable(f"the store did not answer within {PING_S:g} s") from None
-    why = next((why for check in api.readiness if (why := check())), "")
-    if why:
-        raise Problem(503, "NotReady", why, headers={"Retry-After": "1"})
     return web.json_response({"status": "ok"})
 
 

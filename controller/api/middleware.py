@@ -25,15 +25,15 @@ _say = OncePer(60, perf_counter)
 async def around(request: web.Request, handler: Next) -> web.StreamResponse:
     began = perf_counter()
     response = await _answered(request, handler)
-    seconds = perf_counter() - began
+    took_s = perf_counter() - began
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "unmatched"
     # The method is the client's to choose, so only known ones are a label.
     method = request.method if request.method in _METHODS else "other"
     HTTP_REQUESTS.labels(method, route, str(response.status)).inc()
     if not request.get(BEGUN, False):
-        HTTP_SECONDS.labels(route).observe(seconds)
-    _log.debug("request", method=request.method, path=request.path, status=response.status, seconds=round(seconds, 6))
+        HTTP_SECONDS.labels(route).observe(took_s)
+    _log.debug("request", method=request.method, path=request.path, status=response.status, took_s=round(took_s, 6))
     return response
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache
@@ -47,10 +47,9 @@ def build_api(
     version: str,
     clock: Callable[[], datetime],
     new_id: Callable[[], str] = lambda: f"wl-{secrets.token_hex(5)}",
-    readiness: Sequence[Callable[[], str]] = (),
     bookmark_s: float = BOOKMARK_S,
 ) -> web.Application:
-    """The application; serving() runs it. readiness: each says why the controller is not ready, or nothing."""
+    """The application; serving() runs it."""
     api = Api(
         store=store,
         kick=kick,
@@ -60,7 +59,6 @@ def build_api(
         version=version,
         clock=clock,
         new_id=new_id,
-        readiness=tuple(readiness),
         bookmark_s=bookmark_s,
         description=cache(lambda: json.dumps(describe(ROUTES, RESOURCES, version)).encode()),
     )

@@ -1,5 +1,9 @@
-"""The agents, by address: one channel each, a deadline on every call, errors mapped in one place."""
+"""The agents, by address: one channel each, a deadline on every call, errors mapped in one place.
 
+One rule: only a followed log may be silent for ever.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,6 +23,9 @@ APPLY_DEADLINE_S = 30.0
 """An Apply returns when it is durable. Shorter and a slow disk makes us ask again; longer and a dead node keeps its
 errands waiting."""
 POLL_SLACK_S = 5.0
+LOG_SILENCE_S = 15.0
+"""Between two chunks of a log that is not followed. Shorter and a busy disk cuts it off; longer and people wait for an
+agent that hangs."""
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 * 2**20),
@@ -71,8 +78,14 @@ class Agents:
         request = pb.LogsRequest(allocation_id=allocation_id, follow=follow, tail=tail, previous=previous)
         call = self._stub(address).Logs(request)
         try:
-            async for chunk in call:
+            while True:
+                async with asyncio.timeout(None if follow else LOG_SILENCE_S):
+                    chunk = await call.read()
+                if not isinstance(chunk, pb.LogsChunk):
+                    return
                 yield chunk.content
+        except TimeoutError as error:
+            raise NodeUnreachable(f"the agent at {address} said nothing for {LOG_SILENCE_S:g} s") from error
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 raise KeyError(error.details() or allocation_id) from error
@@ -80,15 +93,10 @@ class Agents:
         finally:
             call.cancel()
 
-    async def forget(self, address: str) -> None:
-        """The channel to an address that no node has any more is closed."""
-        channel = self._channels.pop(address, None)
-        if channel is not None:
-            await channel.close(None)
-
     async def close(self) -> None:
-        for address in list(self._channels):
-            await self.forget(address)
+        while self._channels:
+            _, channel = self._channels.popitem()
+            await channel.close(None)
 
     def _fence(self, epoch: int) -> pb.Fence:
         return pb.Fence(cluster_id=self._cluster_id, epoch=epoch)

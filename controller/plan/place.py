@@ -109,14 +109,6 @@ class Search:
         return self._count[node.id], -free, node.id
 
 
-def explain(spec: WorkloadSpec, snapshot: Snapshot) -> dict[str, str]:
-    """Each node by name with what it lacks for one more allocation of this, or "fits"."""
-    return {
-        node.id: "; ".join(why_not(spec, node, snapshot.runtime_classes)) or "fits"
-        for node in sorted(snapshot.nodes, key=lambda n: n.id)
-    }
-
-
 def why_not(spec: WorkloadSpec, node: NodeView, classes: Mapping[str, RuntimeClass]) -> list[str]:
     """All that this node lacks for one more allocation of this, in words; empty when it fits."""
     return [m.detail for m in _misfits(spec, node, classes)]

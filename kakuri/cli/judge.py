@@ -87,14 +87,22 @@ def _judge_state(workload: Mapping[str, Any], wanted: str) -> Verdict:
 def _judge_updated(workload: Mapping[str, Any], *, jobs_end: bool) -> Verdict:
     if _final(workload):
         return Done() if at(workload, "status", "state") == "Succeeded" else Never(summary(workload))
+    if _has_surplus(workload):
+        return Waiting("replicas that are too many are ending")
     if _desired(workload) == 0:
-        return Done() if _count(workload, "ready") == 0 else Waiting("its last replicas are ending")
+        return Done()
     up = _count(workload, "ready") + _count(workload, "succeeded") == _desired(workload)
     if _count(workload, "updated") != _desired(workload) or not up:
         return Waiting(summary(workload))
     if jobs_end and workload.get("restart_policy", "Always") != "Always":
         return Waiting(summary(workload))
     return Done()
+
+
+def _has_surplus(workload: Mapping[str, Any]) -> bool:
+    """Replicas that are wanted no more are still there."""
+    conditions = at(workload, "status", "conditions") or []
+    return any((c.get("type"), c.get("reason")) == ("Progressing", "ScalingDown") for c in conditions)
 
 
 def _final(workload: Mapping[str, Any]) -> bool:

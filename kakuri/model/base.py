@@ -15,9 +15,7 @@ class Model(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        validate_default=False,
         use_attribute_docstrings=True,
-        ser_json_timedelta="float",
     )
 
     def with_(self, **changes: Any) -> Self:

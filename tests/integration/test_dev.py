@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from kakuri.client import Client
+from support.children import Spawn
 
 MAIN = [sys.executable, "-c", "from kakuri.cli import main; main()"]
 READY_S = 40.0
@@ -40,9 +41,9 @@ async def folder(tmp_path: Path) -> AsyncIterator[Path]:
                 process.kill()
 
 
-async def start(folder: Path, *flags: str) -> asyncio.subprocess.Process:
+async def start(spawn: Spawn, folder: Path, *flags: str) -> asyncio.subprocess.Process:
     ports = ["--http-port", "0", "--agent-port", "0", "--json-port", "0"]
-    return await asyncio.create_subprocess_exec(
+    return await spawn(
         *MAIN,
         *("dev", "--dir", str(folder), "--runtime", "fake", "--node", "n1"),
         *ports,
@@ -65,9 +66,9 @@ def state(folder: Path) -> dict[str, Any]:
     return found
 
 
-async def kakuri(server: str, *words: str, stdin: str = "") -> str:
+async def kakuri(spawn: Spawn, server: str, *words: str, stdin: str = "") -> str:
     """What the command line prints; it must end well."""
-    process = await asyncio.create_subprocess_exec(
+    process = await spawn(
         *MAIN, "--server", server, *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(READY_S):
@@ -99,15 +100,15 @@ def named(folder: Path) -> list[str]:
     return found
 
 
-async def test_killed_parts_come_back_and_the_workloads_never_noticed(folder: Path) -> None:
+async def test_killed_parts_come_back_and_the_workloads_never_noticed(folder: Path, spawn: Spawn) -> None:
     # Where a person happens to be there may be folders of our packages' names; they must not be taken for ours.
     for name in ("agent", "controller"):
         (folder.parent / name).mkdir()
         (folder.parent / name / "__init__.py").write_text("raise SystemExit('not this one')")
-    dev = await start(folder)
+    dev = await start(spawn, folder)
     first = await ready(dev, folder)
     server = first["http"]
-    await kakuri(server, "apply", "--wait", "-f", "-", stdin=WEB)
+    await kakuri(spawn, server, "apply", "--wait", "-f", "-", stdin=WEB)
     running = await allocations(server)
     assert len(running) == 2
 
@@ -115,13 +116,13 @@ async def test_killed_parts_come_back_and_the_workloads_never_noticed(folder: Pa
         before = state(folder)["pids"][name]
         os.kill(before, signal.SIGKILL)
         await until(lambda n=name, b=before: state(folder)["pids"].get(n) not in {None, b})
-        await kakuri(server, "wait", "web", "--timeout", "30")
+        await kakuri(spawn, server, "wait", "web", "--timeout", "30")
         assert await allocations(server) == running
 
     dev.kill()
     await dev.wait()
     before = state(folder)
-    second = await start(folder)
+    second = await start(spawn, folder)
     after = await ready(second, folder)
     for same in ("http", "agent", "json", "cri"):
         assert after[same] == before[same]
@@ -135,19 +136,19 @@ async def test_killed_parts_come_back_and_the_workloads_never_noticed(folder: Pa
     assert named(folder) == []
 
 
-async def test_with_keep_the_workloads_run_on_into_the_next_dev(folder: Path) -> None:
-    dev = await start(folder, "--keep")
+async def test_with_keep_the_workloads_run_on_into_the_next_dev(folder: Path, spawn: Spawn) -> None:
+    dev = await start(spawn, folder, "--keep")
     server = (await ready(dev, folder))["http"]
-    await kakuri(server, "apply", "--wait", "-f", "-", stdin=WEB)
+    await kakuri(spawn, server, "apply", "--wait", "-f", "-", stdin=WEB)
     running = await allocations(server)
     dev.send_signal(signal.SIGINT)
     async with asyncio.timeout(READY_S):
         assert await dev.wait() == 0
     assert [line for line in named(folder) if "-m controller" in line or "-m agent" in line] == []
 
-    again = await start(folder)
+    again = await start(spawn, folder)
     server = (await ready(again, folder))["http"]
-    await kakuri(server, "wait", "web", "--timeout", "30")
+    await kakuri(spawn, server, "wait", "web", "--timeout", "30")
     assert await allocations(server) == running
     again.terminate()
     async with asyncio.timeout(READY_S):

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from support.dev import KAKURI, Dev
+from support.dev import KAKURI, Dev, can_run_containerd
 from support.runtime import Machine
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("kills")]
@@ -51,18 +52,36 @@ def all_is_right(dev: Dev) -> bool:
     return len(states) == 10 and job[0] == "Succeeded" and set(states.values()) == {("Running", 1, 0)}
 
 
+@pytest.fixture(scope="module")
+def killed_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    """A kakuri on a real containerd, whose parts are killed."""
+    can_run_containerd()
+    dev = Dev(tmp_path_factory.mktemp("dev"), "containerd")
+    try:
+        yield dev.start()
+    finally:
+        dev.stop()
+
+
 @pytest.fixture
-def ten(own_dev: Dev) -> Dev:
-    own_dev.apply(TEN)
-    own_dev.until("all run", lambda: all_is_right(own_dev), within_s=90)
-    return own_dev
+def ten(killed_dev: Dev) -> Dev:
+    """Ten workloads that run and were never restarted, and a job that is done."""
+    workloads = killed_dev.http("GET", "/workloads").json["items"]
+    if restarted := [w["id"] for w in workloads if w["status"]["restarts"]]:
+        killed_dev.cli("delete", "workload", *restarted, "--wait")
+    killed_dev.apply(TEN)
+    killed_dev.until("all run", lambda: all_is_right(killed_dev), within_s=90)
+    return killed_dev
 
 
-def test_controller_agent_and_containerd_are_each_killed_and_no_container_notices(
-    ten: Dev, own_machine: Machine
-) -> None:
-    before = processes(own_machine)
-    tasks = sorted(own_machine.ctr("tasks", "ls").splitlines())
+@pytest.fixture
+def machine(ten: Dev) -> Machine:
+    return Machine(ten)
+
+
+def test_controller_agent_and_containerd_are_each_killed_and_no_container_notices(ten: Dev, machine: Machine) -> None:
+    before = processes(machine)
+    tasks = sorted(machine.ctr("tasks", "ls").splitlines())
     rows = {a["id"] for a in ten.http("GET", "/allocations").json["items"]}
 
     for part in ("controller", "agent", "containerd"):
@@ -71,8 +90,8 @@ def test_controller_agent_and_containerd_are_each_killed_and_no_container_notice
         ten.until(f"all is right after {part} was killed", lambda: served(ten), within_s=10)
         time.sleep(1)  # for what would come late and wrongly: a second sandbox, a restart
         assert served(ten)
-        assert processes(own_machine) == before
-        assert sorted(own_machine.ctr("tasks", "ls").splitlines()) == tasks
+        assert processes(machine) == before
+        assert sorted(machine.ctr("tasks", "ls").splitlines()) == tasks
         assert {a["id"] for a in ten.http("GET", "/allocations").json["items"]} == rows
 
 
@@ -89,8 +108,8 @@ def served(dev: Dev) -> bool:
         return False
 
 
-def test_a_killed_dev_leaves_all_running_and_the_next_one_adopts_it(ten: Dev, own_machine: Machine) -> None:
-    before = processes(own_machine)
+def test_a_killed_dev_leaves_all_running_and_the_next_one_adopts_it(ten: Dev, machine: Machine) -> None:
+    before = processes(machine)
     pids = ten.info["pids"]
     assert ten.process is not None
     os.kill(ten.process.pid, signal.SIGKILL)
@@ -102,11 +121,11 @@ def test_a_killed_dev_leaves_all_running_and_the_next_one_adopts_it(ten: Dev, ow
     ten.start()
     assert {k: v for k, v in ten.info["pids"].items() if k != "dev"} == {k: v for k, v in pids.items() if k != "dev"}
     assert served(ten)
-    assert processes(own_machine) == before
+    assert processes(machine) == before
 
 
 def test_while_the_controller_is_away_the_agent_restarts_what_should_run_and_reports_it_later(
-    ten: Dev, own_machine: Machine
+    ten: Dev, machine: Machine
 ) -> None:
     assert ten.process is not None
     [victim] = ten.allocations("w1")
@@ -114,13 +133,11 @@ def test_while_the_controller_is_away_the_agent_restarts_what_should_run_and_rep
     dev_process.suspend()  # else it would start the controller again at once
     try:
         ten.kill("controller")
-        own_machine.kill_container(victim["container_id"])
+        machine.kill_container(victim["container_id"])
         ten.until(
             "the agent has restarted it",
             lambda: [
-                c
-                for c in own_machine.containers()
-                if c.metadata.attempt == 1 and c.pod_sandbox_id == victim["sandbox_id"]
+                c for c in machine.containers() if c.metadata.attempt == 1 and c.pod_sandbox_id == victim["sandbox_id"]
             ],
             within_s=20,
         )
@@ -152,8 +169,6 @@ def test_a_finished_job_never_runs_again_whatever_is_restarted(ten: Dev) -> None
 
 
 def test_keep_leaves_the_workloads_and_a_plain_end_leaves_nothing(tmp_path: Path) -> None:
-    from support.dev import can_run_containerd
-
     can_run_containerd()
     dev = Dev(tmp_path / "dev", "containerd", ("--keep",))
     try:
@@ -183,9 +198,9 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_two_devs_on_one_folder_are_refused(own_dev: Dev) -> None:
+def test_two_devs_on_one_folder_are_refused(killed_dev: Dev) -> None:
     second = subprocess.run(
-        [KAKURI, "dev", "--dir", str(own_dev.folder), "--http-port", "0"],
+        [KAKURI, "dev", "--dir", str(killed_dev.folder), "--http-port", "0"],
         capture_output=True,
         text=True,
         check=False,
@@ -193,4 +208,4 @@ def test_two_devs_on_one_folder_are_refused(own_dev: Dev) -> None:
     )
 
     assert second.returncode == 1
-    assert str(own_dev.folder) in second.stderr
+    assert str(killed_dev.folder) in second.stderr

@@ -221,17 +221,6 @@ def dev(shared_dev: Dev) -> Iterator[Dev]:
 
 
 @pytest.fixture
-def own_dev(tmp_path: Path) -> Iterator[Dev]:
-    """A kakuri of the test's own, on a real containerd: for what kills parts of it."""
-    can_run_containerd()
-    dev = Dev(tmp_path / "dev", "containerd")
-    try:
-        yield dev.start()
-    finally:
-        dev.stop()
-
-
-@pytest.fixture
 def simulated_dev(tmp_path: Path) -> Iterator[Dev]:
     """A kakuri on the simulated runtime."""
     dev = Dev(tmp_path / "dev", "fake")

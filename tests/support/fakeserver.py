@@ -60,7 +60,6 @@ class FakeServer:
             app.router.add_get(f"/{plural}", self._many(kind))
             app.router.add_get(f"/{plural}/{{id}}", self._one(kind))
             app.router.add_delete(f"/{plural}/{{id}}", self._delete(kind))
-            app.router.add_post(f"/{plural}", self._create(kind))
         runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -151,16 +150,6 @@ class FakeServer:
             return web.json_response(found, status=202) if found else self._missing(kind, request)
 
         return delete
-
-    def _create(self, kind: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def create(request: web.Request) -> web.Response:
-            body = await self._note(request)
-            if body["id"] in self.kinds[kind]:
-                return refusal(409, {"reason": "AlreadyExists", "detail": "it exists"})
-            self.put(body, kind)
-            return web.json_response(body, status=201)
-
-        return create
 
     def _missing(self, kind: str, request: web.Request) -> web.Response:
         id_ = request.match_info["id"]

@@ -70,11 +70,6 @@ def machine(dev: Dev) -> Machine:
 
 
 @pytest.fixture
-def own_machine(own_dev: Dev) -> Machine:
-    return Machine(own_dev)
-
-
-@pytest.fixture
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -140,15 +140,6 @@ class TestWhenTheStoreIsAway:
         assert api.kicks.workloads_ == ["web"]
 
 
-async def test_readyz_says_what_it_waits_for() -> None:
-    why = ["the loops have not begun"]
-    async with running_api(readiness=[lambda: why[0]]) as api:
-        answer = await api.get("/readyz")
-        assert (answer.status, answer.body["reason"], answer.body["detail"]) == (503, "NotReady", why[0])
-        why[0] = ""
-        assert (await api.get("/readyz")).status == 200
-
-
 async def test_the_version_and_the_cluster_are_told(api: RunningApi) -> None:
     answer = await api.get("/version")
     assert answer.body == {"version": "1.2.3", "cluster_id": api.store.cluster_id}

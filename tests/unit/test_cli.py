@@ -12,6 +12,7 @@ import pytest
 
 from kakuri.cli import main
 from kakuri.cli.judge import Done, Goal, Never, Verdict, Waiting, judge
+from support.children import Spawn
 from support.fakeserver import FakeServer, workload
 
 GOOD = """\
@@ -373,13 +374,11 @@ async def test_events_of_one_object(server: FakeServer) -> None:
     assert "m-db" not in out
 
 
-async def test_a_reader_who_leaves_early_is_no_error(server: FakeServer) -> None:
+async def test_a_reader_who_leaves_early_is_no_error(server: FakeServer, spawn: Spawn) -> None:
     for index in range(3000):
         server.put(workload(f"w{index}"))
     kakuri_command = [sys.executable, "-c", "from kakuri.cli import main; main()", "get", "workloads", "-o", "json"]
-    process = await asyncio.create_subprocess_exec(
-        *kakuri_command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    process = await spawn(*kakuri_command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     assert process.stdout
     assert process.stderr
     await process.stdout.readexactly(10)
@@ -388,9 +387,9 @@ async def test_a_reader_who_leaves_early_is_no_error(server: FakeServer) -> None
     assert await process.stderr.read() == b""
 
 
-async def test_ctrl_c_is_quiet_and_130(server: FakeServer) -> None:
+async def test_ctrl_c_is_quiet_and_130(server: FakeServer, spawn: Spawn) -> None:
     server.put(workload("web"))
-    process = await asyncio.create_subprocess_exec(
+    process = await spawn(
         sys.executable,
         "-c",
         "from kakuri.cli import main; main()",
@@ -470,6 +469,13 @@ async def test_the_long_runners_are_started_as_modules_with_their_own_flags(monk
             "settled",
             Done(),
             id="none wanted and none there",
+        ),
+        pytest.param(
+            {},
+            {"conditions": [{"type": "Progressing", "status": True, "reason": "ScalingDown"}]},
+            "settled",
+            Waiting("replicas that are too many are ending"),
+            id="one too many is still there",
         ),
         pytest.param({"deleted_at": "x"}, {}, "updated", Never("it is being deleted"), id="what goes never gets there"),
         pytest.param({"deleted_at": "x"}, {}, "deleted", Waiting("Running, 1 of 1 ready"), id="not gone yet"),

@@ -21,6 +21,7 @@ from kakuri.dev.ports import choose
 from kakuri.dev.supervisor import LOG_BYTES, Delays, Ended, Program, adopt, find, rotate, start
 from kakuri.model.fields import check_name
 from support import fakedev
+from support.children import Spawn
 
 WAIT_S = 15.0
 
@@ -42,8 +43,8 @@ class Dev:
         self._folder = folder
 
     @classmethod
-    async def start(cls, folder: Path, *words: str) -> "Dev":
-        process = await asyncio.create_subprocess_exec(
+    async def start(cls, spawn: Spawn, folder: Path, *words: str) -> "Dev":
+        process = await spawn(
             sys.executable,
             fakedev.__file__,
             "dev",
@@ -86,8 +87,8 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-async def test_ready_is_one_line_and_a_file_and_sigterm_ends_all(folder: Path) -> None:
-    dev = await Dev.start(folder)
+async def test_ready_is_one_line_and_a_file_and_sigterm_ends_all(folder: Path, spawn: Spawn) -> None:
+    dev = await Dev.start(spawn, folder)
     state = await dev.ready()
     assert sorted(state) == ["agent", "cri", "http", "json", "pids", "runtime"]
     assert (state["cri"], state["runtime"]) == ("unix:///x.sock", "fake")
@@ -103,16 +104,16 @@ async def test_ready_is_one_line_and_a_file_and_sigterm_ends_all(folder: Path) -
     assert await dev.process.stdout.read() == b""
 
 
-async def test_with_keep_the_workloads_are_left(folder: Path) -> None:
-    dev = await Dev.start(folder, "keep")
+async def test_with_keep_the_workloads_are_left(folder: Path, spawn: Spawn) -> None:
+    dev = await Dev.start(spawn, folder, "keep")
     pids = (await dev.ready())["pids"]
     assert await dev.end(signal.SIGINT) == 0
     assert not alive(pids["agent"])
     assert not (folder / "agent" / "shut-down").exists()
 
 
-async def test_a_child_that_dies_is_started_again_on_the_same_port(folder: Path) -> None:
-    dev = await Dev.start(folder)
+async def test_a_child_that_dies_is_started_again_on_the_same_port(folder: Path, spawn: Spawn) -> None:
+    dev = await Dev.start(spawn, folder)
     before = await dev.ready()
     os.kill(before["pids"]["controller"], signal.SIGKILL)
     await until(lambda: dev.state()["pids"].get("controller") not in {None, before["pids"]["controller"]})
@@ -122,12 +123,12 @@ async def test_a_child_that_dies_is_started_again_on_the_same_port(folder: Path)
     assert "the controller was killed by signal 9; starting it again in 0.2 s" in await dev.said()
 
 
-async def test_the_next_dev_goes_on_with_what_a_killed_one_left(folder: Path) -> None:
-    first = await Dev.start(folder)
+async def test_the_next_dev_goes_on_with_what_a_killed_one_left(folder: Path, spawn: Spawn) -> None:
+    first = await Dev.start(spawn, folder)
     before = await first.ready()
     await first.end(signal.SIGKILL)
     assert alive(before["pids"]["controller"])
-    second = await Dev.start(folder)
+    second = await Dev.start(spawn, folder)
     after = await second.ready()
     names = ("controller", "agent")
     assert [after["pids"][n] for n in names] == [before["pids"][n] for n in names]
@@ -138,13 +139,13 @@ async def test_the_next_dev_goes_on_with_what_a_killed_one_left(folder: Path) ->
     assert "found running, going on with: controller, agent" in await second.said()
 
 
-async def test_what_died_while_nobody_looked_is_started_beside_what_lives(folder: Path) -> None:
-    first = await Dev.start(folder)
+async def test_what_died_while_nobody_looked_is_started_beside_what_lives(folder: Path, spawn: Spawn) -> None:
+    first = await Dev.start(spawn, folder)
     before = await first.ready()
     await first.end(signal.SIGKILL)
     os.kill(before["pids"]["controller"], signal.SIGKILL)
     await until(lambda: not alive(before["pids"]["controller"]))
-    second = await Dev.start(folder)
+    second = await Dev.start(spawn, folder)
     after = await second.ready()
     assert after["http"] == before["http"]  # the agent knows no other
     assert after["pids"]["agent"] == before["pids"]["agent"]
@@ -152,31 +153,31 @@ async def test_what_died_while_nobody_looked_is_started_beside_what_lives(folder
     await second.end()
 
 
-async def test_a_second_dev_on_a_folder_is_refused(folder: Path) -> None:
-    first = await Dev.start(folder)
+async def test_a_second_dev_on_a_folder_is_refused(folder: Path, spawn: Spawn) -> None:
+    first = await Dev.start(spawn, folder)
     await first.ready()
-    second = await Dev.start(folder)
+    second = await Dev.start(spawn, folder)
     assert await second.process.wait() == 1
     assert f"another kakuri dev (pid {first.process.pid}) looks after {folder}" in await second.said()
     await first.end()
 
 
-async def test_a_port_that_is_taken_is_told(folder: Path) -> None:
+async def test_a_port_that_is_taken_is_told(folder: Path, spawn: Spawn) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        dev = await Dev.start(folder, str(port))
+        dev = await Dev.start(spawn, folder, str(port))
         assert await dev.process.wait() == 1
         said = await dev.said()
     assert f"port {port} is taken by " in said
     assert "choose another with --http-port (0 for any)" in said
 
 
-async def test_a_child_that_can_not_start_is_told_with_its_last_words(folder: Path) -> None:
+async def test_a_child_that_can_not_start_is_told_with_its_last_words(folder: Path, spawn: Spawn) -> None:
     folder.mkdir()
     (folder / "broken").touch()
-    dev = await Dev.start(folder)
+    dev = await Dev.start(spawn, folder)
     async with asyncio.timeout(WAIT_S):
         assert await dev.process.wait() == 1
     assert "the controller ended with 1 4 times and never got ready; its log ends:" in (said := await dev.said())

@@ -19,6 +19,7 @@ from cri.fake import HANDLERS, FakeRuntime, Fault
 from cri.fake_script import FOREVER, OOM, Script, script_of
 from cri.v1 import fake_pb2, fake_pb2_grpc
 from cri.v1 import runtime_pb2 as pb
+from support.children import Spawn
 from support.cri_subject import owner, wish
 
 IMAGE = "kakuri.test/demo:1"
@@ -274,44 +275,37 @@ async def test_thousands_of_sandboxes_are_cheap(runtime: FakeRuntime, client: Cr
     assert not world._by_label._ids
 
 
-async def test_as_a_process_it_serves_takes_faults_and_ends_on_sigterm(tmp_path: Path) -> None:
+async def test_as_a_process_it_serves_takes_faults_and_ends_on_sigterm(tmp_path: Path, spawn: Spawn) -> None:
     socket = tmp_path / "cri.sock"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cri.fake", "--socket", str(socket), "--handlers", "runc,runsc"
-    )
-    try:
-        client = CriClient(f"unix://{socket}")
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    status = await client.status()
-                    break
-                except Unavailable:
-                    await asyncio.sleep(0.02)
-        assert [handler.name for handler in status.runtime_handlers] == ["runc", "runsc"]
+    process = await spawn(sys.executable, "-m", "cri.fake", "--socket", str(socket), "--handlers", "runc,runsc")
+    client = CriClient(f"unix://{socket}")
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                status = await client.status()
+                break
+            except Unavailable:
+                await asyncio.sleep(0.02)
+    assert [handler.name for handler in status.runtime_handlers] == ["runc", "runsc"]
 
-        async with grpc.aio.insecure_channel(f"unix://{socket}") as channel:
-            control = fake_pb2_grpc.ControlStub(channel)
-            fault = fake_pb2.Fault(method="Version", code="UNKNOWN", message="told so", times=1)
-            await control.SetFaults(fake_pb2.SetFaultsRequest(faults=[fault]), timeout=10)
-            with pytest.raises(CriError, match="told so"):
-                await client.version()
+    async with grpc.aio.insecure_channel(f"unix://{socket}") as channel:
+        control = fake_pb2_grpc.ControlStub(channel)
+        fault = fake_pb2.Fault(method="Version", code="UNKNOWN", message="told so", times=1)
+        await control.SetFaults(fake_pb2.SetFaultsRequest(faults=[fault]), timeout=10)
+        with pytest.raises(CriError, match="told so"):
             await client.version()
-            wrong = fake_pb2.Fault(method="Version", code="NO_SUCH")
-            with pytest.raises(grpc.aio.AioRpcError, match="NO_SUCH"):
-                await control.SetFaults(fake_pb2.SetFaultsRequest(faults=[wrong]), timeout=10)
+        await client.version()
+        wrong = fake_pb2.Fault(method="Version", code="NO_SUCH")
+        with pytest.raises(grpc.aio.AioRpcError, match="NO_SUCH"):
+            await control.SetFaults(fake_pb2.SetFaultsRequest(faults=[wrong]), timeout=10)
 
-            await client.pull_image(IMAGE)
-            container_id = await start(client, tmp_path, "sleep", "1000")
-            end = fake_pb2.EndContainerRequest(container_id=container_id, exit_code=137, reason="OOMKilled")
-            await control.EndContainer(end, timeout=10)
-            assert (await ended(client, container_id)).reason == "OOMKilled"
-        await client.close()
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
-            assert await process.wait() == 0
-        assert not socket.exists()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await client.pull_image(IMAGE)
+        container_id = await start(client, tmp_path, "sleep", "1000")
+        end = fake_pb2.EndContainerRequest(container_id=container_id, exit_code=137, reason="OOMKilled")
+        await control.EndContainer(end, timeout=10)
+        assert (await ended(client, container_id)).reason == "OOMKilled"
+    await client.close()
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(20):
+        assert await process.wait() == 0
+    assert not socket.exists()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from builders import a_node_view, a_port, host_ports
 from controller.plan.action import Forget, Place, Plan, Stop
-from controller.plan.place import explain
+from controller.plan.place import why_not
 from controller.plan.reconcile import plan
 from controller.plan.replace import Standing, sort_into_slots
 from controller.plan.snapshot import Snapshot
@@ -221,7 +221,7 @@ def every_start_is_on_a_node_that_has_what_it_needs(snapshot: Snapshot, decided:
         for place in here:
             assert node.ready
             assert node.schedulable
-            assert explain(place.spec, snapshot)[node.id] == "fits"
+            assert why_not(place.spec, node, snapshot.runtime_classes) == []
             assert place.ledger_uid == node.ledger_uid
         if here:
             assert node.used_memory_mb + sum(p.spec.memory_mb for p in here) <= node.memory_mb
