@@ -39,7 +39,8 @@ demo: setup ## kakuri with its examples, until Ctrl-C; with DEMO_EXIT=1 until al
 .PHONY: test
 test: setup test-packages ## lint, types, import contracts and all tests
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -n auto --dist loadgroup $(PYTEST_ARGS)
+# By file, in order: those of a file share what it starts, and the slow ones come first.
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) proto-check ## only lint, types, import contracts and generated code

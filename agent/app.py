@@ -25,10 +25,11 @@ from agent.private_runtime import Runtime, RuntimeUnavailable, supervise
 from agent.register import Registration, measure_capacity, node_labels
 from agent.runtimes import Found, find_runtimes
 from agent.server import BindError, serving_grpc
-from agent.settings import Settings, split_address
+from agent.settings import Settings
 from agent.shutdown import shut_down
 from agent.sync import Sync
 from kakuri import __version__
+from kakuri.host import split_address
 from kakuri.log import configure, get_logger
 from kakuri.model import NodeRegistration
 

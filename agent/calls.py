@@ -115,7 +115,8 @@ class Calls:
             return id_
         mine = [e for e in self._ledger.entries.values() if e.workload_id == id_ and e.wish is not None]
         if mine:
-            return max(mine, key=lambda e: (e.accepted_at_ns, e.id)).id
+            # What is on its way out, or has ended, is meant only when nothing else is there.
+            return max(mine, key=lambda e: (e.stop is None and e.end is None, e.accepted_at_ns, e.id)).id
         return next((s.allocation_id for s in self._observations.all() if s.workload_id == id_), id_)
 
     async def log(self, request: wire.LogsRequest) -> AsyncIterator[bytes]:

@@ -66,7 +66,7 @@ class PrivateContainerd:
             try:
                 await wait_ready(self.places.endpoint, self._program)
             except RuntimeUnavailable as error:
-                _log.warning("containerd_not_adopted", pid=pid, error=str(error))
+                _log.warning("containerd not adopted", pid=pid, error=str(error))
                 pid = None
         if pid is None or changed:
             await self._program.end(_STOP_GRACE_S)
@@ -90,7 +90,7 @@ class PrivateContainerd:
                 async with asyncio.timeout(_CLEAN_DEADLINE_S):
                     await self._remove_sandboxes()
             except (TimeoutError, CriError) as error:
-                _log.warning("sandboxes_not_removed", error=str(error) or "no end in time")
+                _log.warning("sandboxes not removed", error=str(error) or "no end in time")
             await self._program.end(_STOP_GRACE_S)
         await asyncio.to_thread(clear_remains, self.places)
 
@@ -116,7 +116,7 @@ class PrivateContainerd:
         try:
             build_demo(places.images)
         except ImageError as error:
-            _log.info("demo_image_left_out", why=str(error))
+            _log.info("demo image left out", why=str(error))
         found = find_handlers(places, self._platform)
         plugins = cni_folder()
         assert plugins is not None, "can_run has looked"
@@ -156,7 +156,7 @@ class PrivateContainerd:
             why = str(error) or "no end in time"
             if archive == self.places.images / PAUSE_ARCHIVE:
                 raise RuntimeUnavailable(f"{archive}: the pause image can't be imported: {why}") from error
-            _log.error("image_not_imported", archive=str(archive), error=why)
+            _log.error("image not imported", archive=str(archive), error=why)
 
     async def _run_ctr(self, *arguments: str) -> None:
         ctr = find_program("ctr")
@@ -188,7 +188,7 @@ class PrivateContainerd:
                     await client.stop_pod_sandbox(id_)
                     await client.remove_pod_sandbox(id_)
                 except CriError as error:
-                    _log.warning("sandbox_not_removed", sandbox=id_, error=error.message)
+                    _log.warning("sandbox not removed", sandbox=id_, error=error.message)
 
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -91,16 +91,16 @@ async def _restart(runtime: PrivateRuntime, restarted: Callable[[Runtime], None]
         await runtime.wait_end()
         if time.monotonic() - since > _GOOD_RUN_S:
             backoff_s = _FIRST_BACKOFF_S
-        _log.warning("runtime_ended", next_start_s=backoff_s)
+        _log.warning("runtime ended", next_start_s=backoff_s)
         await asyncio.sleep(backoff_s)
         backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
         try:
             now = await runtime.start()
         except (RuntimeUnavailable, OSError) as error:
             if once(str(error)):
-                _log.error("runtime_not_started", error=str(error))
+                _log.error("runtime not started", error=str(error))
             continue
-        _log.info("runtime_restarted", pid=now.pid)
+        _log.info("runtime restarted", pid=now.pid)
         restarted(now)
 
 
@@ -183,7 +183,7 @@ class DetachedProgram:
                 async with asyncio.timeout(bound_s):
                     await self.wait_end()
             except TimeoutError:
-                _log.warning("runtime_still_runs", pid=pid, signal=signal_.name, after_s=bound_s)
+                _log.warning("runtime still runs", pid=pid, signal=signal_.name, after_s=bound_s)
         self._pid_file.unlink(missing_ok=True)
 
     def bound_log(self) -> None:
@@ -197,7 +197,7 @@ class DetachedProgram:
         except FileNotFoundError:
             return
         except OSError as error:
-            _log.warning("runtime_log_not_bounded", path=str(self._log), error=str(error))
+            _log.warning("runtime log not bounded", path=str(self._log), error=str(error))
 
     def last_words(self) -> str:
         """The end of its log, for a person."""

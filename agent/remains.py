@@ -77,7 +77,7 @@ def clear_remains(places: Places) -> None:
     shutil.rmtree(places.volatile, ignore_errors=True)
     left = find_remains(places)
     if left:
-        _log.warning("runtime_remains", **{f.name: [str(one) for one in getattr(left, f.name)] for f in fields(left)})
+        _log.warning("runtime remains", **{f.name: [str(one) for one in getattr(left, f.name)] for f in fields(left)})
 
 
 def _until_done(attempt: Callable[[], bool]) -> None:
@@ -208,7 +208,7 @@ def _run(program: str, *arguments: str, given: str = "") -> str:
         [path, *arguments], input=given, capture_output=True, text=True, timeout=_COMMAND_DEADLINE_S, check=False
     )
     if done.returncode:
-        _log.warning("command_failed", command=" ".join([program, *arguments]), said=done.stderr.strip())
+        _log.warning("command failed", command=" ".join([program, *arguments]), said=done.stderr.strip())
     return done.stdout
 
 

@@ -5,7 +5,6 @@ One rule: what can't be right is refused here, in words, before anything is star
 
 import argparse
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,18 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from kakuri.host import node_name, split_address
 from kakuri.model.fields import Labels, Name
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 _ENDPOINT = re.compile(r"(?P<url>unix:///[^=\s]+)(?:=(?P<handlers>[A-Za-z0-9][-A-Za-z0-9_.,]*))?")
-_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>[0-9]{1,5})")
 _LABELS: TypeAdapter[dict[str, str]] = TypeAdapter(Labels)
-
-
-def host_name() -> str:
-    """The name of this machine as a node's id."""
-    name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().partition(".")[0].lower()).strip("-")[:63].strip("-")
-    return name or "node"
 
 
 class SettingsError(Exception):
@@ -34,7 +27,7 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="KAKURI_AGENT_", frozen=True, extra="forbid", populate_by_name=True)
 
-    node: Name = Field(default_factory=host_name)
+    node: Name = Field(default_factory=node_name)
     """The node's id."""
     state_dir: Path = Path("/var/lib/kakuri/agent")
     """Ledger, logs and the private runtime."""
@@ -54,8 +47,8 @@ class Settings(BaseSettings):
     @field_validator("grpc", "json_lines", "advertise")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        if value and (not _ADDRESS.fullmatch(value) or int(value.rpartition(":")[2]) > 65_535):
-            raise ValueError(f"{value!r} is not an address; use host:port, such as 127.0.0.1:9001")
+        if value:
+            split_address(value)
         return value
 
     @field_validator("server")
@@ -102,15 +95,10 @@ class Settings(BaseSettings):
         return [(m["url"], tuple(h for h in (m["handlers"] or "").split(",") if h)) for m in parsed if m is not None]
 
 
-def split_address(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
     """The settings, and whether this is a shutdown. Raises SettingsError; --help and bad flags end the process."""
     parser = argparse.ArgumentParser(
-        prog="python -m agent", description="Runs a node's containers through CRI.", allow_abbrev=False
+        prog="kakuri agent", description="Runs a node's containers through CRI.", allow_abbrev=False
     )
     flags = parser.add_argument
     flags("--node", metavar="NAME", help="this node's id; else the host's name")

@@ -21,7 +21,9 @@ def main() -> int:
         settings = CliApp.run(ControllerSettings, cli_args=arguments[2:] if upgrading else arguments)
     except ValidationError as error:
         for problem in error.errors():
-            sys.stderr.write(f"--{'.'.join(map(str, problem['loc']))}: {problem['msg']}\n")
+            sys.stderr.write(
+                f"--{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}\n"
+            )
         return 2
     configure(settings.log_level)
     try:
@@ -33,7 +35,7 @@ def main() -> int:
         else:
             asyncio.run(run(settings))
     except StoreError as error:
-        sys.stderr.write(f"the store at {settings.store}: {error.message}\n")
+        sys.stderr.write(f"the store can't be opened: {error.message}\n")
         return 1
     except OSError as error:
         sys.stderr.write(f"can't listen on {settings.http}: {error.strerror or error}\n")

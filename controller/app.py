@@ -9,10 +9,11 @@ from controller.api import build_api, serving
 from controller.api.ports import AgentUnreachable, LogsNotFound
 from controller.loops.driver import Driver
 from controller.nodes import Agents, NodeError
-from controller.settings import ControllerSettings, split_address
+from controller.settings import ControllerSettings
 from controller.store import open_store
 from controller.store.contract import NotFound, Store
 from kakuri import __version__
+from kakuri.host import split_address
 from kakuri.log import get_logger
 from kakuri.model import Allocation
 

@@ -6,18 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
-def split_address(address: str) -> tuple[str, int]:
-    """(host, port) of host:port; ValueError says what would be right."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ValueError(f"{address!r} is not an address; use host:port, such as 127.0.0.1:8080")
-    return host.strip("[]"), int(port)
-
-
-def _check_address(address: str) -> str:
-    split_address(address)
-    return address
+from kakuri.host import check_address, split_address
 
 
 class ControllerSettings(BaseSettings):
@@ -25,14 +14,14 @@ class ControllerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="KAKURI_CONTROLLER_",
-        cli_prog_name="python -m controller",
+        cli_prog_name="kakuri controller",
         cli_kebab_case=True,
         cli_avoid_json=True,
         frozen=True,
         extra="ignore",
     )
 
-    http: Annotated[str, AfterValidator(_check_address)] = Field(
+    http: Annotated[str, AfterValidator(check_address)] = Field(
         "127.0.0.1:8080", description="host:port that the HTTP API listens on"
     )
     store: str = Field(

@@ -319,7 +319,7 @@ class Client:
         except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
             connecting = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             raise ServerUnreachable(self.server, _why(error), connected=not connecting) from error
-        except (aiohttp.InvalidURL, ValueError) as error:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
             raise ServerUnreachable(self.server, "that is no address; write http://host:port") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerUnreachable(self.server, _why(error), connected=True) from error

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from structlog.typing import EventDict
 
 Logger = structlog.stdlib.BoundLogger
 
@@ -32,10 +33,19 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # Libraries log through logging; only what they warn of is worth a line.
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", force=True
+    # Libraries log through logging; only what they warn of is worth a line, and it looks like ours.
+    of_libraries = logging.StreamHandler(sys.stderr)
+    of_libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_add_component, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
+        )
     )
+    logging.basicConfig(handlers=[of_libraries], level=logging.WARNING, force=True)
+
+
+def _add_component(_: Any, __: str, event: EventDict) -> EventDict:
+    return {"component": event["_record"].name, **event}
 
 
 def get_logger(name: str) -> Logger:

@@ -5,7 +5,7 @@ only where it was written (file:line:column there, a JSON pointer here).
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,7 @@ def _words(details: ErrorDetails, model: type[Model] | None, source: Source | No
         case "int_parsing_size":
             return "is absurdly large; write a smaller number"
         case "string_type":
-            return _no_text(value, shown)
+            return _no_text(value, shown, _EXAMPLES.get(str(location[-1]) if location else ""))
         case "bool_type" | "bool_parsing":
             return f"is {shown}; write true or false, without quotes"
         case "dict_type" | "model_type" | "model_attributes_type" | "mapping_type":
@@ -145,7 +145,9 @@ def _words(details: ErrorDetails, model: type[Model] | None, source: Source | No
         case "less_than_equal":
             return f"is {shown}, too large; the most is {context['le']}"
         case "too_long":
-            return f"has {context['actual_length']} entries, too many; the most is {context['max_length']}"
+            # How many a map has is not in the context: counting stops at the first one too many.
+            count = len(value) if isinstance(value, Sized) else context["actual_length"]
+            return f"has {count} entries, too many; the most is {context['max_length']}"
         case "string_too_long":
             return f"is too long; the most is {context['max_length']} characters"
         case "string_pattern_mismatch":
@@ -170,8 +172,10 @@ def _no_number(value: object) -> str:
             return f"is {_kind_of(value)}; write a whole number"
 
 
-def _no_text(value: object, shown: str) -> str:
+def _no_text(value: object, shown: str, example: str | None) -> str:
     match value:
+        case None if example:
+            return f"has no value; write one, such as {example}"
         case None:
             return 'has no value; write text, or "" for an empty one'
         case bool() | int() | float():

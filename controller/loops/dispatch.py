@@ -31,7 +31,7 @@ class DispatchPass:
         self._log = get_logger("dispatch").bind(node=node.node)
 
     async def __call__(self, orphans: Orphans, *, epoch: int) -> Dispatched:
-        """The node has been told what it had not accepted. Raises NodeError, Unavailable."""
+        """The node has been told what it had not accepted. Raises NodeError, Fenced, Unavailable."""
         errands = await self._store.errands(self._node.node, limit=MAX_ERRANDS)
         if not errands and not orphans:
             return Dispatched()
@@ -48,7 +48,7 @@ class DispatchPass:
         dirty: frozenset[str] = frozenset()
         if about_rows:
             dirty = await self._store.record_sent(
-                self._node.node, self._node.ledger_uid, about_rows, now=self._clock.now()
+                self._node.node, self._node.ledger_uid, about_rows, epoch=epoch, now=self._clock.now()
             )
         refused = [f"{s.allocation_id}: {s.reason}: {s.message}" for s in sent if s.result == "refused"]
         self._log.info(

@@ -40,14 +40,16 @@ class SweepStore(Protocol):
 
 
 class ReportStore(Protocol):
-    async def record_report(self, report: Report, *, now: datetime) -> Recorded: ...
-    async def set_node_ready(self, id_: str, *, ready: bool, reason: str, message: str, now: datetime) -> bool: ...
+    async def record_report(self, report: Report, *, epoch: int, now: datetime) -> Recorded: ...
+    async def set_node_ready(
+        self, id_: str, *, epoch: int, ready: bool, reason: str, message: str, now: datetime
+    ) -> bool: ...
 
 
 class ErrandStore(Protocol):
     async def errands(self, node: str, *, limit: int = 500) -> list[Errand]: ...
     async def record_sent(
-        self, node: str, ledger_uid: str, sent: Sequence[Sent], *, now: datetime
+        self, node: str, ledger_uid: str, sent: Sequence[Sent], *, epoch: int, now: datetime
     ) -> frozenset[str]: ...
 
 

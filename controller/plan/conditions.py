@@ -247,7 +247,7 @@ def _worst(told: list[Waiting], slots: int) -> tuple[str, str]:
     alike = sum((w.reason, w.message) == (worst.reason, worst.message) for w in told)
     others = len(told) - alike
     more = f" and {alike - 1} more" if alike > 1 else ""
-    rest = f"; {others} more not as due" if others else ""
+    rest = f"; {others} more {'waits' if others == 1 else 'wait'} too" if others else ""
     return worst.reason, f"slot {worst.slot}{more}: {worst.message}{rest}"
 
 

@@ -161,13 +161,17 @@ class TransactionStore(ABC):
         )
         return node.with_(resource_version=versions.get(("Node", id_), node.resource_version)), changed
 
-    async def set_node_ready(self, id_: str, *, ready: bool, reason: str, message: str, now: datetime) -> bool:
+    async def set_node_ready(
+        self, id_: str, *, epoch: int, ready: bool, reason: str, message: str, now: datetime
+    ) -> bool:
         return await self._done(
-            lambda tables: agents.set_node_ready(tables, id_, ready=ready, reason=reason, message=message, now=now)
+            lambda tables: agents.set_node_ready(
+                tables, id_, epoch=epoch, ready=ready, reason=reason, message=message, now=now
+            )
         )
 
-    async def record_report(self, report: Report, *, now: datetime) -> Recorded:
-        return await self._done(lambda tables: agents.record_report(tables, report, now=now))
+    async def record_report(self, report: Report, *, epoch: int, now: datetime) -> Recorded:
+        return await self._done(lambda tables: agents.record_report(tables, report, epoch=epoch, now=now))
 
     # -- what loops do -----------------------------------------------------------------------------------------------
     async def load_snapshot(self, workload_ids: Sequence[str], *, now: datetime, seed: str) -> Snapshot:
@@ -195,8 +199,10 @@ class TransactionStore(ABC):
     async def errands(self, node: str, *, limit: int = 500) -> list[Errand]:
         return await self._read(lambda tables: tables.errands(node, limit=limit))
 
-    async def record_sent(self, node: str, ledger_uid: str, sent: Sequence[Sent], *, now: datetime) -> frozenset[str]:
-        return await self._done(lambda tables: agents.record_sent(tables, node, ledger_uid, sent, now=now))
+    async def record_sent(
+        self, node: str, ledger_uid: str, sent: Sequence[Sent], *, epoch: int, now: datetime
+    ) -> frozenset[str]:
+        return await self._done(lambda tables: agents.record_sent(tables, node, ledger_uid, sent, epoch=epoch, now=now))
 
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None:
         def run(_: Tables) -> tuple[None, Batch]:

@@ -258,11 +258,14 @@ class Store(Protocol):
         """The node, created when new, and whether anything changed (an unchanged registration writes nothing). A new
         ledger_uid turns its allocations that another ledger accepted to desired=stop, reason NodeLost."""
 
-    async def set_node_ready(self, id_: str, *, ready: bool, reason: str, message: str, now: datetime) -> bool:
+    async def set_node_ready(
+        self, id_: str, *, epoch: int, ready: bool, reason: str, message: str, now: datetime
+    ) -> bool:
         """Whether that changed anything. Workloads with live allocations there are logged as changed too, since
-        Unknown is shown for them or no longer; an Event says it."""
+        Unknown is shown for them or no longer; an Event says it. Fenced when the lease's epoch is another."""
 
-    async def record_report(self, report: Report, *, now: datetime) -> Recorded: ...
+    async def record_report(self, report: Report, *, epoch: int, now: datetime) -> Recorded:
+        """Fenced when the lease's epoch is another."""
 
     # -- what loops do -------------------------------------------------------------------------------------------
     async def load_snapshot(self, workload_ids: Sequence[str], *, now: datetime, seed: str) -> Snapshot:
@@ -279,10 +282,12 @@ class Store(Protocol):
     async def errands(self, node: str, *, limit: int = 500) -> list[Errand]:
         """Allocations of the node with accepted_revision < revision, oldest first."""
 
-    async def record_sent(self, node: str, ledger_uid: str, sent: Sequence[Sent], *, now: datetime) -> frozenset[str]:
+    async def record_sent(
+        self, node: str, ledger_uid: str, sent: Sequence[Sent], *, epoch: int, now: datetime
+    ) -> frozenset[str]:
         """accepted_revision follows; a refused start becomes Failed and released; an accepted removal deletes the row.
         Answers of a revision that is no longer the row's newest change accepted_revision alone. Returns the workloads
-        to plan again."""
+        to plan again. Fenced when the lease's epoch is another."""
 
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None: ...
 

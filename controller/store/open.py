@@ -72,12 +72,12 @@ async def upgrade(url: str) -> Upgrade:
 def _scheme(url: str) -> str:
     scheme = url.partition("://")[0]
     try:
-        sa.make_url(url)
+        shown = shown_url(url)
     except sa.exc.ArgumentError:
-        scheme = ""
+        scheme, shown = "", url.partition(":")[0]  # no more of it: there may be a password
     if scheme not in {"memory", "sqlite", "postgresql", "postgres"}:
         raise StoreError(
-            f"{url!r} names no store; use sqlite:////path/to/kakuri.db, postgresql://user:password@host/database or "
+            f"{shown!r} names no store; use sqlite:////path/to/kakuri.db, postgresql://user:password@host/database or "
             "memory://"
         )
     return scheme

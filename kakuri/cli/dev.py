@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from kakuri.cli.failure import Usage
 from kakuri.cli.output import put
 
 
@@ -48,7 +49,15 @@ def dev(
     node: Annotated[str | None, typer.Option(metavar="NAME", help="This node's id; else the host's name.")] = None,
 ) -> None:
     """Run a controller and an agent on this machine until Ctrl-C, and look after both."""
-    from kakuri.dev import Wanted, node_name, run  # noqa: PLC0415 - aiohttp and psutil are not needed for --help
+    from pydantic_core import PydanticCustomError  # noqa: PLC0415 - see below
 
+    from kakuri.dev import Wanted, run  # noqa: PLC0415 - aiohttp and psutil are not needed for --help
+    from kakuri.host import node_name  # noqa: PLC0415 - see above
+    from kakuri.model.fields import check_name  # noqa: PLC0415 - nor is pydantic
+
+    try:
+        node = check_name(node or node_name())
+    except PydanticCustomError as error:
+        raise Usage(f"--node: {error.message()}") from None
     ports = {"http": http_port, "agent": agent_port, "json": json_port}
-    run(Wanted(directory, runtime.value, node or node_name(), keep, ports), lambda line: put([line]))
+    run(Wanted(directory, runtime.value, node, keep, ports), lambda line: put([line]))

@@ -71,15 +71,18 @@ def lines(kind: str, items: Sequence[Object], form: Output, *, single: bool = Fa
         case Output.TABLE | Output.WIDE:
             return _table(kind, items, wide=form is Output.WIDE) if items else []
         case Output.JSON:
-            return [output.to_json(items[0] if single and items else list(items))]
+            objects = [_as_manifest(kind, o) for o in items]
+            return [output.to_json(objects[0] if single and objects else objects)]
         case Output.YAML:
-            return "\n---\n".join(output.to_yaml(_applicable(kind, o)) for o in items).split("\n")
+            return "\n---\n".join(output.to_yaml(_as_manifest(kind, o)) for o in items).split("\n")
         case Output.NAME:
             return [f"{singular(kind)}/{o.get('id', '?')}" for o in items]
 
 
-def _applicable(kind: str, object_: Object) -> Object:
-    return object_ if "kind" in object_ else {"kind": kind, **object_}
+def _as_manifest(kind: str, object_: Object) -> Object:
+    """With its kind and id first, as people write it."""
+    first: Object = {name: object_[name] for name in ("kind", "id") if name in object_}
+    return {"kind": kind, **first, **object_}
 
 
 def _table(kind: str, items: Sequence[Object], *, wide: bool) -> list[str]:

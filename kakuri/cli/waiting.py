@@ -32,7 +32,7 @@ async def wait_for(client: "Client", targets: Iterable[Target], goal: Goal, time
                     break
     except TimeoutError:
         raise NotReady(_words(left, verdicts, goal, f"not within {timeout_s:g} s")) from None
-    raise NotReady(_words(left, verdicts, goal, "no"))
+    raise NotReady(_words(left, verdicts, goal, "not"))
 
 
 def _look(objects: Mapping[str, "Object"], goal: Goal, verdicts: dict[str, Verdict]) -> None:

@@ -5,9 +5,7 @@ One rule: this process holds nothing. Killed, it leaves all running; started aga
 
 import asyncio
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +27,9 @@ SHUTDOWN_S = 180.0
 NEWS_S = 15.0
 """Between two words about what is still missing before all is ready."""
 LOOK_S = 0.1
+HOLDER = "dev"
+"""The controller's name in the lease: the same whatever its port, so that the next one of a folder leads at once and
+does not wait for the lease of one that was killed."""
 STAMP_S = 2.0
 """Between two looks at whether the agent's runtime is another process."""
 HOPELESS = 4
@@ -54,19 +55,14 @@ def run(wanted: Wanted, announce: Callable[[str], None], programs: "Programs | N
         asyncio.run(_Dev(folder, wanted, announce, programs or real_programs).run())
 
 
-def node_name() -> str:
-    """The name of the machine, as a node's id."""
-    name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().partition(".")[0].lower()).strip("-")[:63].strip("-")
-    return name or "local"
-
-
 def real_programs(folder: Folder, wanted: Wanted, ports: Ports) -> tuple[Program, Program]:
     """The controller and the agent."""
     # Else a folder named agent or controller, where a person happens to be, would be imported instead of ours.
     environment = {"PYTHONSAFEPATH": "1"}
+    called = (sys.executable, "-m", "controller")
     controller = Program(
         "controller",
-        (sys.executable, "-m", "controller", "--http", f"{HOST}:{ports.http}", "--store", folder.store),
+        (*called, "--http", f"{HOST}:{ports.http}", "--store", folder.store, "--holder", HOLDER),
         (("-m", "controller"), ("--store", folder.store)),
         folder.log("controller"),
         environment,

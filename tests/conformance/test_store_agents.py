@@ -7,7 +7,7 @@ import pytest
 from builders import NOW, a_registration, later
 from controller.exchange import Sent
 from controller.plan.action import Remove, Stop, Update
-from controller.store.contract import EventFilter, NotFound, Recorded
+from controller.store.contract import EventFilter, Fenced, NotFound, Recorded
 from kakuri.model import Desired, Event, NodeManifest, State
 from support.store_script import StoreScript
 
@@ -87,7 +87,7 @@ async def test_readiness_is_told_once_and_by_an_event(script: StoreScript) -> No
     await script.store.register_node("n1", a_registration(), now=NOW)
 
     async def set_ready(ready: bool, reason: str) -> bool:
-        return await script.store.set_node_ready("n1", ready=ready, reason=reason, message="why", now=NOW)
+        return await script.store.set_node_ready("n1", epoch=0, ready=ready, reason=reason, message="why", now=NOW)
 
     assert await set_ready(True, "Ready")
     assert not await set_ready(True, "Ready")
@@ -95,7 +95,7 @@ async def test_readiness_is_told_once_and_by_an_event(script: StoreScript) -> No
     assert (await script.store.get_node("n1")).status.message == "why"
     assert {"Ready", "NodeSilent"} <= (await told(script, "n1")).keys()
     with pytest.raises(NotFound):
-        await script.store.set_node_ready("n9", ready=True, reason="", message="", now=NOW)
+        await script.store.set_node_ready("n9", epoch=0, ready=True, reason="", message="", now=NOW)
 
 
 async def test_watchers_hear_of_workloads_that_turn_unknown(script: StoreScript) -> None:
@@ -106,10 +106,27 @@ async def test_watchers_hear_of_workloads_that_turn_unknown(script: StoreScript)
     done = await script.running("done")
     await script.report(script.seen(done, "Succeeded", released=True))
     start = await script.store.resource_version()
-    await script.store.set_node_ready("n1", ready=False, reason="NodeSilent", message="", now=NOW)
+    await script.store.set_node_ready("n1", epoch=0, ready=False, reason="NodeSilent", message="", now=NOW)
     changed = {(c.kind, c.id) for c in await script.store.changes_since(start) if c.kind != "Event"}
     assert changed == {("Node", "n1"), ("Allocation", allocation), ("Workload", "web")}
     assert (await script.store.get_workload("web")).resource_version > start
+
+
+async def test_a_controller_that_lost_the_lead_writes_nothing_of_what_agents_say(script: StoreScript) -> None:
+    await script.node()
+    await script.put()
+    allocation = await script.running()
+    await script.store.acquire_lease("another", ttl_s=60)
+    before = await script.store.resource_version()
+
+    with pytest.raises(Fenced):
+        await script.store.set_node_ready("n1", epoch=0, ready=False, reason="NodeSilent", message="", now=NOW)
+    with pytest.raises(Fenced):
+        await script.report(script.seen(allocation, "Failed"))
+    with pytest.raises(Fenced):
+        await script.sent(Sent(allocation, 1, "refused"))
+
+    assert await script.store.resource_version() == before
 
 
 # -- reports ---------------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ async def test_what_may_run_on_a_silent_node_is_unknown_until_it_is_back(script:
     running = (await script.store.get_workload("web")).status.with_(state=State.RUNNING, reason="", node="n1", nodes=1)
     await script.act(status=running)
 
-    await script.store.set_node_ready("n1", ready=False, reason="NodeSilent", message="no answer", now=NOW)
+    await script.store.set_node_ready("n1", epoch=0, ready=False, reason="NodeSilent", message="no answer", now=NOW)
     shown = await script.store.get_workload("web")
     assert (shown.status.state, shown.status.reason) == (State.UNKNOWN, "NodeSilent")
     assert "n1 is not ready; the last known state is Running" in shown.status.message
@@ -144,7 +144,7 @@ async def test_what_may_run_on_a_silent_node_is_unknown_until_it_is_back(script:
     assert view.status.state is State.RUNNING, "what is stored is never Unknown"
     assert view.allocations[0].state is State.RUNNING
 
-    await script.store.set_node_ready("n1", ready=True, reason="Ready", message="", now=NOW)
+    await script.store.set_node_ready("n1", epoch=0, ready=True, reason="Ready", message="", now=NOW)
     assert (await script.store.get_workload("web")).status.state is State.RUNNING
     assert (await script.store.get_allocation(allocation)).state is State.RUNNING
 
@@ -154,7 +154,7 @@ async def test_what_has_ended_on_a_silent_node_is_known(script: StoreScript) -> 
     await script.put()
     allocation = await script.running()
     await script.report(script.seen(allocation, "Succeeded", exit_code=0))
-    await script.store.set_node_ready("n1", ready=False, reason="NodeSilent", message="", now=NOW)
+    await script.store.set_node_ready("n1", epoch=0, ready=False, reason="NodeSilent", message="", now=NOW)
     assert (await script.store.get_allocation(allocation)).state is State.SUCCEEDED
     assert (await script.store.get_workload("web")).status.state is State.PENDING
 

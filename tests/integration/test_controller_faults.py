@@ -214,6 +214,27 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path, taken_port: int) -> None:
     assert str(taken_port) in told.decode()
 
 
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--store", "postgresql://me:secret@127.0.0.1:1/x"], 1, "postgresql://me:***@127.0.0.1:1/x can't be reached"),
+        (["--store", "mysql://me:secret@127.0.0.1/x"], 1, "'mysql://me:***@127.0.0.1/x' names no store; use sqlite:"),
+        (["--store", "postgresql:/me:secret@127.0.0.1/x"], 1, "'postgresql' names no store; use sqlite:////path"),
+        (["--http", "1.2.3.4:x"], 2, "--http: '1.2.3.4:x' is not an address; use host:port, such as 127.0.0.1:8080"),
+    ],
+)
+def test_a_controller_told_wrongly_says_what_would_be_right_and_no_password(
+    flags: list[str], code: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "controller", *flags], capture_output=True, text=True, check=False, timeout=20
+    )
+
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "secret" not in done.stderr
+
+
 def test_what_was_accepted_is_there_after_a_kill(tmp_path: Path, free_port: int) -> None:
     controller = Controller(tmp_path, free_port).start()
     controller.until_answers()

@@ -13,7 +13,7 @@ import pytest
 from support.dev import KAKURI, Dev, can_run_containerd
 from support.runtime import Machine
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("kills")]
+pytestmark = pytest.mark.real
 
 ONE = """
 kind: Workload

@@ -11,7 +11,7 @@ import pytest
 from support.dev import Dev
 from support.runtime import Machine
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("dev")]
+pytestmark = pytest.mark.real
 
 SERVICE = """
 kind: Workload

@@ -9,7 +9,7 @@ import pytest
 
 from support.dev import KAKURI, Dev
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("dev")]
+pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -89,17 +89,22 @@ class StoreScript:
         registration = a_registration(**{"ledger_uid": f"ledger-{id_}", **fields})
         await self.store.register_node(id_, registration, now=self.now)
         await self.store.set_node_ready(
-            id_, ready=ready, reason="Ready" if ready else "NodeSilent", message="", now=self.now
+            id_,
+            epoch=self.epoch,
+            ready=ready,
+            reason="Ready" if ready else "NodeSilent",
+            message="",
+            now=self.now,
         )
 
     async def sent(self, *answers: Sent, node: str = "n1", ledger_uid: str = "ledger-n1") -> frozenset[str]:
-        return await self.store.record_sent(node, ledger_uid, answers, now=self.now)
+        return await self.store.record_sent(node, ledger_uid, answers, epoch=self.epoch, now=self.now)
 
     async def accept(self, *ids: str, node: str = "n1") -> frozenset[str]:
         """The node's agent accepted the newest of each."""
         revisions = {a: (await self.store.get_allocation(a)).revision for a in ids}
         answers = [Sent(a, revision, "accepted") for a, revision in revisions.items()]
-        return await self.store.record_sent(node, f"ledger-{node}", answers, now=self.now)
+        return await self.store.record_sent(node, f"ledger-{node}", answers, epoch=self.epoch, now=self.now)
 
     def seen(self, id_: str, state: str = "Running", **fields: Any) -> ObservedAllocation:
         workload, slot, _ = id_.split(".")
@@ -131,7 +136,7 @@ class StoreScript:
             gone=tuple(gone),
             asked_at=asked_at,
         )
-        return await self.store.record_report(report, now=self.now)
+        return await self.store.record_report(report, epoch=self.epoch, now=self.now)
 
     async def running(self, id_: str = "web", slot: int = 0, *, node: str = "n1", suffix: str = "00000000") -> str:
         """An allocation that its node accepted and runs."""

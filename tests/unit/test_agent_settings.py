@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.settings import SettingsError, host_name, parse, split_address
+from agent.settings import SettingsError, parse
+from kakuri.host import node_name, split_address
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_has_a_default() -> None:
     settings, shutdown = parse([])
     assert not shutdown
-    assert settings.node == host_name()
+    assert settings.node == node_name()
     assert settings.state_dir == Path("/var/lib/kakuri/agent")
     assert (settings.grpc, settings.json_lines) == ("127.0.0.1:9001", "127.0.0.1:9000")
 

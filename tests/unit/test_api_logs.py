@@ -22,7 +22,7 @@ async def api() -> AsyncIterator[RunningApi]:
 async def path(api: RunningApi) -> str:
     now = api.clock()
     await api.put("/nodes/n1/registration", registration())
-    await api.store.set_node_ready("n1", ready=True, reason="Ready", message="", now=now)
+    await api.store.set_node_ready("n1", epoch=0, ready=True, reason="Ready", message="", now=now)
     await api.post("/workloads", workload())
     lease = await api.store.acquire_lease("test", ttl_s=60)
     snapshot = await api.store.load_snapshot(["web"], now=now, seed="s")

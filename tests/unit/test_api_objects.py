@@ -224,7 +224,7 @@ class TestRuntimeClasses:
 async def test_each_nodes_why_is_told(api: RunningApi) -> None:
     await api.post("/workloads", workload(memory_mb=100_000))
     await api.put("/nodes/n1/registration", registration())
-    await api.store.set_node_ready("n1", ready=True, reason="Ready", message="", now=api.clock())
+    await api.store.set_node_ready("n1", epoch=0, ready=True, reason="Ready", message="", now=api.clock())
     answer = await api.get("/workloads/web/explanation")
     [node] = answer.body["nodes"]
     assert (node["node"], node["fits"]) == ("n1", False)

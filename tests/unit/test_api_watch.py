@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from random import Random
-from time import perf_counter
 
 import pytest
 
+from controller.api import server
 from controller.api import watch as hub
 from controller.api.watch import News, Subscription
 from controller.plan.reconcile import plan
@@ -152,7 +152,7 @@ async def test_nodes_classes_and_events_can_be_watched(api: RunningApi) -> None:
 
 async def test_allocations_of_one_workload_can_be_watched(api: RunningApi) -> None:
     await api.put("/nodes/n1/registration", registration())
-    await api.store.set_node_ready("n1", ready=True, reason="Ready", message="", now=api.clock())
+    await api.store.set_node_ready("n1", epoch=0, ready=True, reason="Ready", message="", now=api.clock())
     for id_ in ("mine", "other"):
         await api.post("/workloads", workload(id_))
     async with api.watch(f"/allocations?watch=1&workload=mine&resource_version={await version(api)}") as watch:
@@ -194,13 +194,13 @@ async def test_a_silent_watch_says_up_to_where_it_is() -> None:
                 assert line["type"] == "BOOKMARK"
 
 
-async def test_a_watch_ends_in_order_and_at_once_when_the_server_does(api: RunningApi) -> None:
-    async with api.watch("/workloads?watch=1") as watch:
+async def test_a_watch_ends_in_order_and_at_once_when_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SHUTDOWN_S", 100 * BOUND_S)  # what waits for that fails
+    async with running_api() as api, api.watch("/workloads?watch=1") as watch:
         assert (await watch.next())[0] == "BOOKMARK"
-        began = perf_counter()
-        await api.stop()
+        async with asyncio.timeout(BOUND_S):
+            await api.stop()
         assert await watch.ended()
-        assert perf_counter() - began < 1
 
 
 async def test_another_controllers_commit_is_seen_without_a_kick(
@@ -256,13 +256,10 @@ async def test_a_watcher_that_is_too_slow_is_ended_and_holds_nothing() -> None:
     assert await subscription.take(1) == []
 
 
-async def test_a_change_is_on_the_wire_within_milliseconds(api: RunningApi) -> None:
+async def test_a_change_of_our_own_waits_for_no_poll(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "POLL_S", 100 * BOUND_S)
     async with api.watch("/workloads?watch=1") as watch:
         assert (await watch.next())[0] == "BOOKMARK"
-        took = []
         for i in range(20):
-            began = perf_counter()
             await api.post("/workloads", workload(f"w{i}"))
-            await watch.next()
-            took.append(perf_counter() - began)
-        assert sorted(took)[10] < 0.05, "a poll or a sleep is on the way"
+            assert (await watch.next())[:2] == ("ADDED", f"w{i}")

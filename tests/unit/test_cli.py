@@ -64,6 +64,13 @@ async def kakuri(*words: str, stdin: str = "") -> Result:
     return await asyncio.to_thread(call, *words, stdin=stdin)
 
 
+async def test_the_help_loads_nothing_that_takes_longer_than_to_print_it(spawn: Spawn) -> None:
+    slow = ("aiohttp", "grpc", "psutil", "pydantic", "rich", "ruamel.yaml", "sqlalchemy", "structlog")
+    code = f"import kakuri.cli.app, sys; print([name for name in {slow} if name in sys.modules])"
+    process = await spawn(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert (await process.communicate())[0] == b"[]\n"
+
+
 async def test_help_names_the_verbs() -> None:
     result = await kakuri("--help")
     assert result.code == 0
@@ -185,6 +192,15 @@ async def test_what_get_prints_as_yaml_or_json_can_be_applied(server: FakeServer
         assert "status" not in web
 
 
+@pytest.mark.parametrize(
+    ("form", "start"), [("yaml", "kind: Workload\nid: web\n"), ("json", '[\n  {\n    "kind": "Workload"')]
+)
+async def test_what_get_prints_begins_as_people_write_it(server: FakeServer, form: str, start: str) -> None:
+    shown = workload("web")
+    server.put({"image": shown.pop("image"), **shown})
+    assert (await kakuri("get", "workloads", "-o", form)).out.startswith(start)
+
+
 async def test_one_object_as_json_is_no_list(server: FakeServer) -> None:
     server.put(workload("web"))
     assert json.loads((await kakuri("get", "workload", "web", "-o", "json")).out)["id"] == "web"
@@ -299,7 +315,7 @@ async def test_wait_for_running_needs_all_replicas(server: FakeServer) -> None:
 async def test_wait_for_what_does_not_exist_is_3_at_once(server: FakeServer) -> None:
     result = await kakuri("wait", "nope", "--timeout", "60")
     assert result.code == 3
-    assert "workload/nope: it does not exist" in result.err
+    assert result.err == "error: not Running:\n  workload/nope: it does not exist (waiting longer won't help)\n"
 
 
 async def test_wait_outlives_a_lost_connection(server: FakeServer) -> None:
@@ -358,6 +374,27 @@ async def test_logs_are_those_of_the_newest_run(server: FakeServer) -> None:
     assert (await kakuri("logs", "web.0.old")).out == "before\n"
     missing = await kakuri("logs", "web", "--slot", "4")
     assert (missing.code, missing.err) == (1, "error: workload/web has no slot 4; it has 0\n")
+
+
+async def test_a_followed_log_goes_on_with_the_next_run_until_there_is_none(server: FakeServer) -> None:
+    id_ = "web.0.0a1b2c3d"
+    first = {"id": id_, "workload": "web", "slot": 0, "state": "Running", "started_once": True, "started_at": "T1"}
+    second = first | {"started_at": "T2"}
+
+    def run_again() -> None:
+        server.logs[id_, False] = b"second\n"
+        server.on_watch = lambda: server.change("MODIFIED", second | {"state": "Failed"}, "Allocation")
+        server.change("MODIFIED", first | {"reason": "CrashLoopBackOff"}, "Allocation")
+        server.change("MODIFIED", second, "Allocation")
+
+    server.put(first, "Allocation")
+    server.logs = {(id_, False): b"first\n"}
+    server.on_watch = run_again
+    result = await kakuri("logs", "-f", "web", "--tail", "7")
+    assert (result.code, result.out) == (0, "first\nsecond\n")
+    assert result.err == f"{id_} is Running, CrashLoopBackOff; waiting for it to run\n"
+    asked = [path for _, path, _ in server.requests if path.startswith(f"/allocations/{id_}/logs?")]
+    assert ["tail=7" in path for path in asked] == [True, False]
 
 
 async def test_logs_of_what_never_ran_say_why(server: FakeServer) -> None:
@@ -430,6 +467,13 @@ async def test_the_long_runners_are_started_as_modules_with_their_own_flags(monk
         ["-m", "agent", "--node", "n1", "--shutdown"],
         ["-m", "controller", "db", "upgrade", "--store", "sqlite:////x.db"],
     ]
+
+
+async def test_dev_refuses_a_node_name_that_is_none_before_it_starts_anything(tmp_path: Path) -> None:
+    result = await kakuri("dev", "--dir", str(tmp_path / "dev"), "--node", "Bad_Name")
+    assert result.code == 2
+    assert result.err.startswith("error: --node: 'Bad_Name' is not a name; use at most 63 of a-z")
+    assert not (tmp_path / "dev").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ import psutil
 import pytest
 
 from kakuri.cli.failure import Failure
-from kakuri.dev import node_name, running_ports
+from kakuri.dev import Wanted, real_programs, running_ports
 from kakuri.dev.folder import Folder
-from kakuri.dev.ports import choose
+from kakuri.dev.ports import Ports, choose
 from kakuri.dev.supervisor import LOG_BYTES, Delays, Ended, Program, adopt, find, rotate, start
+from kakuri.host import node_name
 from kakuri.model.fields import check_name
 from support import fakedev
 from support.children import Spawn
@@ -266,6 +267,16 @@ def test_ports_are_read_from_command_lines() -> None:
     assert running_ports([], agent) == {"http": 3, "agent": 1, "json": 2}
     assert running_ports(["--http", "127.0.0.1:9"], []) == {"http": 9}
     assert running_ports([], []) == {}
+
+
+def test_the_controller_of_a_folder_has_one_name_in_the_lease_whatever_its_port(tmp_path: Path) -> None:
+    wanted = Wanted(tmp_path, "fake", "n1", False, {})
+    names = set()
+    for port in (8080, 40_000):
+        controller, _ = real_programs(Folder(tmp_path), wanted, Ports(port, 9001, 9000))
+        names.add(controller.command[controller.command.index("--holder") + 1])
+
+    assert len(names) == 1  # else the next one would wait for the lease of one that was killed
 
 
 def test_the_hosts_name_makes_a_nodes_id(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,8 +140,9 @@ async def test_a_refused_connection_is_tried_again_for_a_bounded_time(server: Fa
     assert 0.1 < asyncio.get_running_loop().time() - began < 2
 
 
-async def test_an_address_that_is_none_is_told() -> None:
-    async with Client("http://::") as client:
+@pytest.mark.parametrize("address", ["http://::", "ftp://127.0.0.1"])
+async def test_an_address_that_is_none_is_told(address: str) -> None:
+    async with Client(address) as client:
         with pytest.raises(ServerUnreachable, match="that is no address; write http://host:port"):
             await client.ready()
 

@@ -6,6 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+import pytest
+from structlog.testing import capture_logs
+
 from builders import NOW, a_manifest, a_registration
 from controller.exchange import Errand, ObservedAllocation, Report, Sent
 from controller.loops.dispatch import DispatchPass
@@ -14,9 +17,9 @@ from controller.loops.lease import Leadership
 from controller.loops.observe import SILENT_AFTER_S, ObservePass
 from controller.loops.reap import Orphans
 from controller.loops.reconcile import ReconcilePass
-from controller.nodes import NodeUnreachable
+from controller.nodes import NodeRefused, NodeUnreachable
 from controller.store import open_store
-from controller.store.contract import AgentAddress, AllocationFilter, Delete, EventFilter, Put, Store
+from controller.store.contract import AgentAddress, AllocationFilter, Delete, EventFilter, Fenced, Put, Store
 from kakuri.model import Desired, State
 from kakuri.selector import Selector
 
@@ -314,17 +317,71 @@ async def test_a_node_is_silent_only_after_its_time() -> None:
     clock = ScriptedClock()
     agents = ObjectAgents(cluster_id=store.cluster_id, away=True)
     node, _ = await store.register_node("n1", a_registration(ledger_uid="ledger-1"), now=NOW)
-    await store.set_node_ready("n1", ready=True, reason="Ready", message="", now=NOW)
+    await store.set_node_ready("n1", epoch=0, ready=True, reason="Ready", message="", now=NOW)
     observe = ObservePass(agents, store, clock, AgentAddress("n1", node.status.address, True, "ledger-1"))
 
-    assert not (await observe(epoch=1)).turned
+    assert not (await observe(epoch=0)).turned
     assert (await store.get_node("n1")).status.ready
     await clock.pass_(SILENT_AFTER_S)
-    assert (await observe(epoch=1)).turned
+    assert (await observe(epoch=0)).turned
 
     seen = (await store.get_node("n1")).status
     assert not seen.ready
     assert "nobody there" in seen.message
+    await store.close()
+
+
+async def test_what_an_agent_said_is_one_line_of_the_log_when_it_was_news() -> None:
+    store = await open_store("memory://")
+    agents = ObjectAgents(cluster_id=store.cluster_id)
+    node, _ = await store.register_node("n1", a_registration(ledger_uid="ledger-1"), now=NOW)
+    ghost = ObservedAllocation("ghost.0.00000000", "ghost", 0, store.cluster_id, revision=1, state="Running")
+    agents.has = {ghost.id: ghost}
+    with capture_logs() as lines:
+        observe = ObservePass(agents, store, ScriptedClock(), AgentAddress("n1", node.status.address, True, "ledger-1"))
+        await observe(epoch=0)
+        agents.has = {}
+        await agents.say()
+        await observe(epoch=0)
+
+    [line] = [x for x in lines if x["event"] == "observed"]
+    assert (line["node"], line["orphans"]) == ("n1", [ghost.id])
+    await store.close()
+
+
+async def test_a_node_that_refuses_this_controller_says_so_at_once() -> None:
+    store = await open_store("memory://")
+    node, _ = await store.register_node("n1", a_registration(ledger_uid="ledger-1"), now=NOW)
+
+    class AnothersAgent(ObjectAgents):
+        async def observe(self, node: str, address: str, **_: object) -> Report:
+            raise NodeRefused(f"the agent at {address} is bound to another cluster")
+
+    agents = AnothersAgent(cluster_id=store.cluster_id)
+    observe = ObservePass(agents, store, ScriptedClock(), AgentAddress("n1", node.status.address, False, "ledger-1"))
+    await observe(epoch=0)
+
+    seen = (await store.get_node("n1")).status
+    assert (seen.ready, seen.reason) == (False, "Refused")
+    assert "bound to another cluster" in seen.message
+    await store.close()
+
+
+async def test_a_leader_that_wakes_up_late_calls_no_node_silent_that_the_next_one_hears() -> None:
+    store = await open_store("memory://")
+    clock = ScriptedClock()
+    node, _ = await store.register_node("n1", a_registration(ledger_uid="ledger-1"), now=NOW)
+    there = AgentAddress("n1", node.status.address, True, "ledger-1")
+    first = await store.acquire_lease("first", ttl_s=0)
+    late = ObservePass(ObjectAgents(cluster_id=store.cluster_id, away=True), store, clock, there)
+    second = await store.acquire_lease("second", ttl_s=15)
+    await ObservePass(ObjectAgents(cluster_id=store.cluster_id), store, clock, there)(epoch=second.epoch)
+    await clock.pass_(SILENT_AFTER_S)
+
+    with pytest.raises(Fenced):
+        await late(epoch=first.epoch)
+
+    assert (await store.get_node("n1")).status.ready
     await store.close()
 
 

@@ -129,6 +129,16 @@ def test_a_few_aliases_are_understood(tmp_path: Path) -> None:
         ),
         pytest.param("replicsa: 3", "m.yaml:7:1: replicsa: is no field here; did you mean replicas?", id="unknown"),
         pytest.param(
+            f"env: {{{', '.join(f'A{n}: b' for n in range(1025))}}}",
+            "m.yaml:7:1: env: has 1025 entries, too many; the most is 1024",
+            id="too many in a map",
+        ),
+        pytest.param(
+            f"args: [{', '.join('a' for _ in range(1025))}]",
+            "m.yaml:7:1: args: has 1025 entries, too many; the most is 1024",
+            id="too many in a list",
+        ),
+        pytest.param(
             "ports: [{port: 80, hostPort: 8080}]",
             "m.yaml:7:20: ports[0].hostPort: is no field here; did you mean host_port?",
             id="unknown inside",
@@ -212,6 +222,7 @@ def test_an_unknown_field_with_no_near_name_lists_the_known_ones(tmp_path: Path)
         pytest.param("kind: workload\n", "m.yaml:1:1: kind: 'workload' is no kind; did you mean Workload?", id="case"),
         pytest.param("kind: Pod\n", "m.yaml:1:1: kind: 'Pod' is no kind; use Workload, Node, RuntimeClass", id="Pod"),
         pytest.param("kind: Node\n", "m.yaml:1:1: id: is missing; add it, such as id: web", id="no id"),
+        pytest.param("kind: Node\nid:\n", "m.yaml:2:1: id: has no value; write one, such as id: web", id="empty id"),
         pytest.param("kind: Node\nid: N_1\n", "m.yaml:2:1: id: 'N_1' is not a name; use at most 63 of a-z", id="id"),
         pytest.param(
             GOOD.replace("ghcr.io/example/app:1.0", "'my app'"),

@@ -56,7 +56,7 @@ def slots(*rows: Allocation, **fields: Any) -> WorkloadView:
                 an_allocation(slot=2, reason="CrashLoopBackOff", message="exit code 1"),
                 an_allocation(slot=3, **PENDING, reason="ImagePullBackOff", message="not found"),
             ),
-            (State.RUNNING, "ImagePullBackOff", "slot 3: not found; 2 more not as due"),
+            (State.RUNNING, "ImagePullBackOff", "slot 3: not found; 2 more wait too"),
             id="running with the worst slot's trouble",
         ),
         pytest.param(
@@ -185,7 +185,7 @@ def test_what_has_no_place_is_told_before_all_else() -> None:
     told = status(a_view(allocations=rows, replicas=3), a_node_view(memory_mb=128))
     assert (told.state, told.reason) == (State.RUNNING, "Unschedulable")
     assert told.message.startswith("slot 2: 0 of 1 nodes fit")
-    assert told.message.endswith("; 1 more not as due")
+    assert told.message.endswith("; 1 more waits too")
 
 
 @pytest.mark.parametrize(

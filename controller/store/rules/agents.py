@@ -1,6 +1,7 @@
 """What agents say: registrations, reports, and answers to what they were told.
 
-One rule: what is said again writes nothing.
+One rule: what is said again writes nothing; and what the loops were told is written by the leader alone, lest one that
+woke up late calls a node silent that another one hears.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from controller.exchange import Report, Sent
 from controller.store.batch import Batch
 from controller.store.contract import NotFound, Recorded
 from controller.store.records import NodeRecord, Usage
+from controller.store.rules.fence import check_lead
 from controller.store.rules.transitions import answered, lost, observed, told
 from controller.store.tables import Tables
 from kakuri.model import Allocation, Desired, EventDraft, EventType, Node, NodeRegistration, Reason
@@ -65,8 +67,9 @@ def _new_node(id_: str, registration: NodeRegistration, now: datetime, uid: str)
 
 
 def set_node_ready(
-    tables: Tables, id_: str, *, ready: bool, reason: str, message: str, now: datetime
+    tables: Tables, id_: str, *, epoch: int, ready: bool, reason: str, message: str, now: datetime
 ) -> tuple[bool, Batch]:
+    check_lead(tables, epoch)
     batch = Batch(now)
     old = tables.nodes([id_]).get(id_)
     if old is None:
@@ -86,7 +89,8 @@ def set_node_ready(
     return True, batch
 
 
-def record_report(tables: Tables, report: Report, *, now: datetime) -> tuple[Recorded, Batch]:
+def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) -> tuple[Recorded, Batch]:
+    check_lead(tables, epoch)
     batch = Batch(now)
     ours = {o.id: o for o in report.allocations if o.origin == tables.cluster_id}
     ids = None if report.full else {*ours, *report.gone}
@@ -142,8 +146,9 @@ def _missing(row: Allocation, report: Report, now: datetime) -> Allocation | Non
 
 
 def record_sent(
-    tables: Tables, node: str, ledger_uid: str, sent: Sequence[Sent], *, now: datetime
+    tables: Tables, node: str, ledger_uid: str, sent: Sequence[Sent], *, epoch: int, now: datetime
 ) -> tuple[frozenset[str], Batch]:
+    check_lead(tables, epoch)
     batch = Batch(now)
     rows = _rows_on(tables, node, {s.allocation_id for s in sent})
     dirty: set[str] = set()

@@ -10,8 +10,9 @@ from datetime import datetime
 from controller.plan.action import Forget, Place, Plan, WorkloadPlan, carried_out
 from controller.plan.snapshot import Snapshot
 from controller.store.batch import Batch
-from controller.store.contract import Applied, Fenced, Invalid
+from controller.store.contract import Applied, Invalid
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
+from controller.store.rules.fence import check_lead
 from controller.store.tables import Tables
 from kakuri.model import Allocation, Reason
 
@@ -38,9 +39,7 @@ def load_snapshot(tables: Tables, workload_ids: Sequence[str], *, now: datetime,
 
 
 def apply_plan(tables: Tables, plan: Plan, *, epoch: int, now: datetime) -> tuple[Applied, Batch]:
-    current = tables.lease_epoch()
-    if current != epoch:
-        raise Fenced(f"this controller led with epoch {epoch}, but the epoch is {current} now: another one leads")
+    check_lead(tables, epoch)
     todo = [w for w in plan.workloads if not w.empty]
     desk = _load(tables, todo, now)
     written, stale = set(), set()
