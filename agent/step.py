@@ -308,7 +308,9 @@ def _stopped(entry: Entry, exit_: Exit | None, now_ns: int, *, lost: bool) -> En
     if how.exit_code == 0 and entry.in_place.restart_policy is not RestartPolicy.ALWAYS:
         return End(State.SUCCEEDED, Reason.COMPLETED, how.message, 0, how.finished_at_ns)
     ours = exit_ is not None and exit_.exit_code in SIGNALLED
-    return End(_success(ours or how.exit_code == 0), Reason.STOPPED, f"{why}; {told(how)}", how.exit_code, now_ns)
+    # Of an end that we asked for, "exit code 143 (Error)" would be said as if it were a fault.
+    message = why if ours else f"{why}; {told(how)}"
+    return End(_success(ours or how.exit_code == 0), Reason.STOPPED, message, how.exit_code, now_ns)
 
 
 def _success(good: bool) -> Literal[State.SUCCEEDED, State.FAILED]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from kakuri.cli.failure import Failure
 from kakuri.cli.session import tell
 from kakuri.client import Client, ClientError
@@ -138,12 +140,12 @@ class _Dev:
             tell(f"found running, going on with: {', '.join(adopted)}")
         else:
             self._folder.clear_state()
-        fresh = not self._folder.agent.exists()
+        found_running = bool(adopted) or self._runtime_runs()
         try:
             await self._look_after()
         except BaseExceptionGroup as group:
-            # What ran before is not ended for a fault of ours; of a folder that never worked nothing is left.
-            await self._end(keep=not fresh)
+            # What ran before is not ended for a fault of ours; of what was started just now nothing is left.
+            await self._end(keep=found_running)
             failures, others = group.split(Failure)
             if others is not None or failures is None:
                 raise
@@ -225,6 +227,14 @@ class _Dev:
             return str(error)
         status = node.get("status", {})
         return "" if status.get("ready") else f"the node: {status.get('message') or status.get('reason') or 'unknown'}"
+
+    def _runtime_runs(self) -> bool:
+        """Whether a private runtime of this folder lives, with whatever runs in it."""
+        try:
+            runtime = psutil.Process(self._folder.read_agent().get("runtime_pid") or -1)
+            return any(str(self._folder.path) in word for word in runtime.cmdline())
+        except (psutil.Error, ValueError):
+            return False
 
     def _node(self) -> str:
         """The agent's node: an adopted agent may have been given another name."""

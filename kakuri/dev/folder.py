@@ -84,14 +84,15 @@ class Folder:
         return 0
 
     def last_words(self, name: str, lines: int = 8) -> str:
-        """The end of a child's log."""
+        """The end of a child's log; a line that is there again and again is there once."""
         try:
             with self.log(name).open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
                 text = file.read().decode(errors="replace")
         except OSError:
             return ""
-        return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+        distinct = reversed(list(dict.fromkeys(reversed(text.splitlines()))))
+        return "\n".join(f"  {line}" for line in list(distinct)[-lines:])
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

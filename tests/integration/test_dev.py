@@ -5,9 +5,10 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,4 +154,20 @@ async def test_with_keep_the_workloads_run_on_into_the_next_dev(folder: Path, sp
     again.terminate()
     async with asyncio.timeout(READY_S):
         assert await again.wait() == 0
+    assert named(folder) == []
+
+
+async def test_a_start_that_fails_in_a_used_folder_leaves_nothing_running(folder: Path, spawn: Spawn) -> None:
+    dev = await start(spawn, folder)
+    await ready(dev, folder)
+    dev.terminate()
+    await dev.wait()
+    with closing(sqlite3.connect(folder / "kakuri.db")) as database, database:
+        database.execute("update alembic_version set version_num = '9999'")
+
+    failing = await start(spawn, folder)
+    async with asyncio.timeout(READY_S):
+        await failing.wait()
+
+    assert failing.returncode == 1
     assert named(folder) == []
