@@ -3,12 +3,15 @@
 One rule: the rows say what is to be told; a pass that fails has changed nothing, and the next tells it again.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from controller.exchange import Sent
 from controller.loops.ports import Clock, ErrandStore, Nodes
 from controller.loops.reap import Orphans
 from controller.store.contract import AgentAddress
-from kakuri.log import get_logger
+from kakuri.log import OncePer, get_logger
+from kakuri.model import EventDraft, EventType, workload_of
 
 MAX_ERRANDS = 500
 
@@ -29,6 +32,7 @@ class DispatchPass:
         self._clock = clock
         self._node = node
         self._log = get_logger("dispatch").bind(node=node.node)
+        self._say: Callable[[str], bool] = OncePer(60, clock.monotonic)
 
     async def __call__(self, orphans: Orphans, *, epoch: int) -> Dispatched:
         """The node has been told what it had not accepted. Raises NodeError, Fenced, Unavailable."""
@@ -50,15 +54,33 @@ class DispatchPass:
             dirty = await self._store.record_sent(
                 self._node.node, self._node.ledger_uid, about_rows, epoch=epoch, now=self._clock.now()
             )
-        refused = [f"{s.allocation_id}: {s.reason}: {s.message}" for s in sent if s.result == "refused"]
-        self._log.info(
-            "dispatched",
-            told=[f"{e.allocation.desired} {e.allocation.id}" for e in errands][:20],
-            orphans=len(orphans.stops) + len(orphans.removals),
-            **({"refused": refused[:20]} if refused else {}),
+        busy = [s for s in about_rows if s.result == "busy"]
+        new = [s for s in busy if self._say(f"{s.allocation_id}: {s.message}")]
+        if new:
+            await self._store.add_events([self._put_off(s) for s in new], now=self._clock.now())
+        if new or len(busy) < len(sent):
+            self._log.info(
+                "dispatched",
+                told=[f"{e.allocation.desired} {e.allocation.id}" for e in errands][:20],
+                orphans=len(orphans.stops) + len(orphans.removals),
+                **_those(sent, "refused"),
+                **_those(sent, "busy"),
+            )
+        return Dispatched(dirty=dirty, again=len(errands) == MAX_ERRANDS, busy=any(s.result == "busy" for s in sent))
+
+    def _put_off(self, sent: Sent) -> EventDraft:
+        """Why nothing happens is to be read in `describe`, not only in a log."""
+        return EventDraft(
+            object_kind="Workload",
+            object_id=workload_of(sent.allocation_id),
+            type=EventType.WARNING,
+            reason=sent.reason,
+            message=f"the agent puts it off: {sent.message}",
+            allocation=sent.allocation_id,
+            node=self._node.node,
         )
-        return Dispatched(
-            dirty=dirty,
-            again=len(errands) == MAX_ERRANDS,
-            busy=any(s.result == "busy" for s in sent),
-        )
+
+
+def _those(sent: Sequence[Sent], result: str) -> dict[str, list[str]]:
+    told = [f"{s.allocation_id}: {s.reason}: {s.message}" for s in sent if s.result == result]
+    return {result: told[:20]} if told else {}

@@ -11,7 +11,7 @@ from controller.exchange import Errand, Report, Sent
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
 from controller.store.contract import AgentAddress, AllocationFilter, Applied, Lease, Page, Recorded
-from kakuri.model import Allocation
+from kakuri.model import Allocation, EventDraft
 
 
 class Clock(Protocol):
@@ -51,6 +51,7 @@ class ErrandStore(Protocol):
     async def record_sent(
         self, node: str, ledger_uid: str, sent: Sequence[Sent], *, epoch: int, now: datetime
     ) -> frozenset[str]: ...
+    async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None: ...
 
 
 class LeaseStore(Protocol):
