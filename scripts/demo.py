@@ -28,15 +28,22 @@ ROOT = Path(__file__).resolve().parent.parent
 KAKURI = Path(sys.executable).with_name("kakuri")
 CONVERGES_S = 180.0
 """Pulling nothing, starting a dozen containers on two cores takes about ten seconds."""
+WEB_PORT = 18080  # the host_port of examples/01-web.yaml
 PORTS = {"--http-port": 8080, "--agent-port": 9001, "--json-port": 9000}
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> int:
+    if not _usable(WEB_PORT):
+        console.print(
+            f"port {WEB_PORT} of 127.0.0.1 is taken, and examples/01-web.yaml wants it: end what listens there"
+        )
+        return 1
     exits = os.environ.get("DEMO_EXIT", "") not in {"", "0"}
     folder = Path(tempfile.mkdtemp(prefix="kakuri-demo-"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored, when a shell's background job
     try:
         with _dev(folder) as info:
             return asyncio.run(_show(info, folder, exits=exits))
@@ -172,8 +179,9 @@ def _tell(workloads: Mapping[str, Object], info: Mapping[str, str], folder: Path
         logs = _output(KAKURI, "--server", server, "logs", id_)
         console.print("  " + logs.replace("\n", "\n  "))
     if info["runtime"] != "fake":
-        console.print("\n[bold]curl http://127.0.0.1:18080/[/bold]")
-        console.print("  " + _fetched("http://127.0.0.1:18080/"))
+        web = f"http://127.0.0.1:{WEB_PORT}/"
+        console.print(f"\n[bold]curl {web}[/bold]")
+        console.print("  " + _fetched(web))
     query = "select id, image, runtime_class, node, state, reason from workloads"
     if shutil.which("sqlite3"):
         console.print(f"\n[bold]sqlite3 {folder / 'kakuri.db'} '{query}'[/bold]")

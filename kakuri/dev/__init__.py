@@ -163,7 +163,8 @@ class _Dev:
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            # nohup asks to outlive a terminal. A shell's background job ignores SIGINT too, but who sends it means so.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._told_to_stop)
 
     def _told_to_stop(self) -> None:
