@@ -91,7 +91,7 @@ def _usable(port: int) -> int:
 async def _show(info: Mapping[str, str], folder: Path, *, exits: bool) -> int:
     server = info["http"]
     if info["runtime"] == "fake":
-        console.print("No container can be run here: all workloads below are [bold]simulated[/bold].")
+        console.print(f"All workloads below are [bold]simulated[/bold]: {_why_simulated(folder)}")
     console.print("\n[bold]kakuri apply -f examples/[/bold]")
     applied = subprocess.run(  # noqa: ASYNC221, S603 - our own program, and nothing else runs yet
         [KAKURI, "--server", server, "apply", "-f", str(ROOT / "examples")], check=False
@@ -110,6 +110,13 @@ async def _show(info: Mapping[str, str], folder: Path, *, exits: bool) -> int:
         console.print("\nup until Ctrl-C")
         await asyncio.Event().wait()
     return 0
+
+
+def _why_simulated(folder: Path) -> str:
+    for line in (folder / "logs" / "agent.log").read_text().splitlines():
+        if '"simulated runtime"' in line:
+            return f"no container can be run here: {json.loads(line)['why']}"
+    return "it was asked for"
 
 
 async def _watch(client: Client) -> Mapping[str, Object]:
@@ -137,16 +144,15 @@ def _converged(workloads: Iterable[Object], allocations: Iterable[Object]) -> bo
 
 
 def _settled(workload: Object, slots: Mapping[int, Object]) -> bool:
+    """The status must say so too: it follows what is known of the allocations."""
     status = workload["status"]
     if status["observed_generation"] != workload["generation"]:
         return False
-    service = workload["restart_policy"] == "Always"
-    good = all(
-        a["state"] in {"Succeeded", "Failed"} or (service and a["state"] == "Running" and not a["reason"])
-        for a in slots.values()
-    )
-    waits = status["reason"] == "Unschedulable" and bool(status["message"])
-    return good and (len(slots) == status["desired"] or waits)
+    ended = status["succeeded"] + status["failed"]
+    as_due = ended + (status["ready"] if workload["restart_policy"] == "Always" else 0)
+    if status["reason"] == "Unschedulable" and status["message"]:
+        return as_due == len(slots)
+    return bool(as_due == status["desired"] == len(slots))
 
 
 def _table(workloads: Mapping[str, Object]) -> Table:
