@@ -5,25 +5,25 @@ same state dir finds them.
 """
 
 import asyncio
+import contextlib
 import fcntl
-import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
+from agent.announcing import Announcing
 from agent.calls import FEATURES, Calls
 from agent.canary import Canaries
 from agent.clock import SystemClock
 from agent.hand import ByHand
 from agent.jsonlines import serving
 from agent.ledger import LedgerError, open_ledger
-from agent.ledger_file import create
 from agent.observations import Observations
 from agent.private_runtime import Runtime, RuntimeUnavailable, supervise
 from agent.register import Registration, measure_capacity, node_labels
-from agent.runtimes import Found, find_runtimes
+from agent.runtimes import find_runtimes
 from agent.server import BindError, serving_grpc
 from agent.settings import Settings
 from agent.shutdown import shut_down
@@ -56,14 +56,20 @@ async def run(settings: Settings, *, shutdown: bool) -> None:
             else:
                 await _serve(settings, state_dir)
     except OSError as error:
-        raise AgentError(f"{error.filename or state_dir}: {error.strerror or error}") from error
+        raise AgentError(_in_words(error, state_dir)) from error
     except (LedgerError, RuntimeUnavailable, BindError) as error:
         raise AgentError(str(error)) from error
     except BaseExceptionGroup as group:
-        told, other = group.split((LedgerError, RuntimeUnavailable, BindError))
+        told, other = group.split((LedgerError, RuntimeUnavailable, BindError, OSError))
         if told is None or other is not None:
             raise
-        raise AgentError(str(_first(told))) from group
+        raise AgentError(_in_words(_first(told), state_dir)) from group
+
+
+def _in_words(error: BaseException, state_dir: Path) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or state_dir}: {error.strerror or error}"
+    return str(error)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -119,11 +125,17 @@ async def _serve(settings: Settings, state_dir: Path) -> None:
             async with serving_grpc(calls, host, port) as bound, _serving_json(by_hand, settings) as by_json:
                 address = settings.advertise or _reachable(host, bound)
                 served = {"pid": os.getpid(), "grpc": f"{host}:{bound}", "json": f"{by_json[0]}:{by_json[1]}"}
-                _announce(state_dir, served, found, found.runtime)
+                runtime_pid = found.runtime.pid if found.runtime is not None else None
+                announcing = Announcing(
+                    state_dir / "agent.json",
+                    {**served, "cri": endpoints.all[0].client.endpoint, "runtime": found.kind},
+                    runtime_pid,
+                )
+                work.append(tasks.create_task(announcing.run()))
                 if found.private is not None:
 
                     def restarted(now: Runtime) -> None:
-                        _announce(state_dir, served, found, now)
+                        announcing.change(now.pid)
 
                     work.append(tasks.create_task(supervise(found.private, restarted)))
                 work.append(tasks.create_task(_register(registration, canaries, settings.server)))
@@ -155,17 +167,6 @@ async def _register(registration: Registration, canaries: Canaries, server: str)
     await registration.run(server)
 
 
-def _announce(state_dir: Path, served: Mapping[str, object], found: Found, runtime: Runtime | None) -> None:
-    """agent.json says where to find what."""
-    told = {
-        **served,
-        "cri": found.endpoints.all[0].client.endpoint,
-        "runtime": found.kind,
-        "runtime_pid": runtime.pid if runtime is not None else None,
-    }
-    create(state_dir / "agent.json", json.dumps(told, indent=2).encode() + b"\n")
-
-
 def _reachable(host: str, port: int) -> str:
     # Where all addresses are listened on, none of them is named; the host's name has to do, unless --advertise says.
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
@@ -185,7 +186,8 @@ def _alone(state_dir: Path) -> Iterator[None]:
             raise AgentError(
                 f"another agent (pid {pid}) works on {state_dir}; end it, or use another --state-dir"
             ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
         yield

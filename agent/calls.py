@@ -151,8 +151,9 @@ class Calls:
             raise BadRequest("fence.cluster_id is missing: say whose controller this is")
         if self._ledger.cluster_id not in {"", fence.cluster_id}:
             raise Fenced(
-                f"this agent is bound to the cluster {self._ledger.cluster_id} and refuses {fence.cluster_id}; "
-                "its state dir belongs to the other controller's database"
+                f"this agent belongs to the cluster {self._ledger.cluster_id} and refuses {fence.cluster_id}; bring "
+                "that cluster's controller and its database back, or end its workloads here with "
+                "`python -m agent --shutdown` (flags as the agent's) and move its state dir away"
             )
         if fence.epoch < self._ledger.epoch:
             raise Fenced(f"epoch {fence.epoch} is over: this agent has acted under {self._ledger.epoch}")

@@ -13,11 +13,14 @@ from pathlib import Path
 from agent.cni import NetworkError, write_network
 from agent.containerd_config import containerd_config
 from agent.handlers import FoundHandlers, GvisorPlatform, find_handlers, write_runsc_config, write_wrapper
+from agent.notes import Notes
 from agent.oci import PAUSE_ARCHIVE, ImageError, archive_images, build_demo, build_pause
+from agent.orphans import Orphans
 from agent.places import NAMESPACE, Places
 from agent.prerequisites import can_run, cni_folder, find_program, read_kernel, search_path
 from agent.private_runtime import DetachedProgram, Runtime, RuntimeUnavailable, wait_ready
 from agent.remains import clear_remains
+from agent.shims import note_ends
 from cri.client import CriClient
 from cri.errors import CriError
 from kakuri.log import get_logger
@@ -51,6 +54,8 @@ class PrivateContainerd:
             pid_file=self.places.pid_file,
             env=_environment(),
         )
+        self._notes = Notes(self.places.notes)
+        self._orphans = Orphans(self.places, self._notes)
 
     async def start(self) -> Runtime:
         """It runs as configured, with its images: adopted if it ran already, restarted if its configuration changed."""
@@ -70,6 +75,7 @@ class PrivateContainerd:
                 pid = None
         if pid is None or changed:
             await self._program.end(_STOP_GRACE_S)
+            await asyncio.to_thread(note_ends, self.places, self._notes)
             pid = self._program.spawn()
             await wait_ready(self.places.endpoint, self._program)
         await self._import_images()
@@ -81,6 +87,7 @@ class PrivateContainerd:
             handlers=handlers,
             unavailable=found.unavailable,
             cgroup_parent=self.places.cgroup,
+            notes=Notes(self.places.notes, frozenset(h.name for h in found.handlers if h.is_wrapped(self.places))),
         )
 
     async def stop(self) -> None:
@@ -98,8 +105,20 @@ class PrivateContainerd:
         """Returns when its process is no more."""
         await self._program.wait_end()
 
-    def bound_log(self) -> None:
+    async def keep_up(self) -> None:
+        """Its log is bounded, and what it forgot of containers is cleared away."""
         self._program.bound_log()
+        found = self._orphans.find()
+        if not found:
+            return
+        client = CriClient(self.places.endpoint)
+        try:
+            containers, sandboxes = await client.list_containers(), await client.list_pod_sandboxes()
+        except CriError:
+            return  # it is away; what it has can't be told from what it forgot
+        finally:
+            await client.close()
+        self._orphans.clear(found - {c.id for c in containers} - {s.id for s in sandboxes})
 
     def _prepare(self) -> tuple[FoundHandlers, bool]:
         """All files that containerd reads are written. Returns the handlers, and whether its configuration changed."""
@@ -109,6 +128,7 @@ class PrivateContainerd:
         for folder in (places.root, places.registries, places.images, places.volatile):
             folder.mkdir(parents=True, exist_ok=True)
         places.volatile.chmod(0o700)
+        self._notes.prepare()
         write_network(places)
         write_wrapper(places, self._platform)
         write_runsc_config(places, self._platform)

@@ -6,6 +6,7 @@ One rule: an allocation lives in one runtime, found by its handler; what the led
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.notes import Notes
 from cri.client import CriClient
 from cri.convert import OURS, ObservedContainer, ObservedSandbox, observed_container, observed_sandbox, of_allocation
 from cri.errors import Unavailable
@@ -18,6 +19,8 @@ class Endpoint:
     """Named by the runtime or by a person; a canary has to prove each."""
     simulated: bool = False
     cgroup_parent: str = ""
+    notes: Notes | None = None
+    """What is on record of its containers apart from the runtime."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Exit:
     started_at_ns: int
     """0: it never ran."""
     finished_at_ns: int
+    cut_off: bool = False
+    """Its start was cut off before it ran, by the end of who asked or of the runtime: the workload is not to blame."""
 
     @property
     def ran(self) -> bool:

@@ -53,5 +53,6 @@ class PrivateFake:
         """Returns when its process is no more."""
         await self._program.wait_end()
 
-    def bound_log(self) -> None:
+    async def keep_up(self) -> None:
+        """Its log is bounded."""
         self._program.bound_log()

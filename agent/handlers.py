@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from agent.notes import Notes
 from agent.places import Places
 from agent.prerequisites import find_program, is_cgroup_v2
 from agent.runsc_wrapper import wrapper_script
@@ -30,6 +31,10 @@ class RuntimeHandler:
     runtime_type: str
     options: Mapping[str, str | bool] = field(default_factory=dict)
     privileged_without_host_devices: bool = False
+
+    def is_wrapped(self, places: Places) -> bool:
+        """Whether all that its shim asks goes through our wrapper."""
+        return self.options.get("BinaryName") == str(places.runsc)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def write_wrapper(places: Places, platform: GvisorPlatform) -> None:
     places.runsc.parent.mkdir(parents=True, exist_ok=True)
     # By rename, for a shim may be starting it right now.
     half = places.runsc.with_name(".runsc.new")
-    half.write_text(wrapper_script(runc=runc, runsc=runsc, platform=platform))
+    half.write_text(wrapper_script(runc=runc, runsc=runsc, platform=platform, starts=Notes(places.notes).starts))
     half.chmod(0o755)
     half.replace(places.runsc)
 

@@ -86,8 +86,18 @@ class Places:
         return self.volatile / "state"
 
     @property
+    def bundles(self) -> Path:
+        """Containerd's folder for each container that runs, and for what is left of one."""
+        return self.state / "io.containerd.runtime.v2.task" / NAMESPACE
+
+    @property
     def runc_root(self) -> Path:
         return self.volatile / "runc"
+
+    @property
+    def notes(self) -> Path:
+        """What is on record of containers apart from containerd; agent/notes.py knows of what."""
+        return self.volatile / "notes"
 
     @property
     def addresses(self) -> Path:

@@ -18,6 +18,7 @@ from typing import Literal, NoReturn, Protocol
 
 import psutil
 
+from agent.notes import Notes
 from cri.client import CriClient
 from cri.errors import CriError
 from kakuri.log import OncePer, get_logger
@@ -30,7 +31,7 @@ _STATUS_DEADLINE_S = 5.0
 _KILL_DEADLINE_S = 10.0
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.2, 5.0
 _GOOD_RUN_S = 60.0
-_LOG_CHECK_S = 60.0
+_UPKEEP_S = 10.0
 _MAX_LOG_BYTES = 8 * 1024 * 1024
 _LOG_TAIL_BYTES = 2000
 
@@ -54,6 +55,8 @@ class Runtime:
     """Known handler that isn't configured → why."""
     cgroup_parent: str = ""
     """Give this to each sandbox, so that its cgroups are under one of this runtime."""
+    notes: Notes | None = None
+    """What is on record of its containers apart from the runtime."""
 
 
 class PrivateRuntime(Protocol):
@@ -68,8 +71,8 @@ class PrivateRuntime(Protocol):
     async def wait_end(self) -> None:
         """Returns when the process that start found or made is no more."""
 
-    def bound_log(self) -> None:
-        """Its log takes no more than a bounded space."""
+    async def keep_up(self) -> None:
+        """What piles up on the machine while it runs is cleared away, its log too. Called every few seconds."""
 
 
 async def supervise(runtime: PrivateRuntime, restarted: Callable[[Runtime], None]) -> NoReturn:
@@ -78,7 +81,7 @@ async def supervise(runtime: PrivateRuntime, restarted: Callable[[Runtime], None
     restarted: is told the new pid.
     """
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_bound_log(runtime))
+        tasks.create_task(_keep_up(runtime))
         await _restart(runtime, restarted)
     raise AssertionError("a task that never returns has returned")
 
@@ -104,10 +107,15 @@ async def _restart(runtime: PrivateRuntime, restarted: Callable[[Runtime], None]
         restarted(now)
 
 
-async def _bound_log(runtime: PrivateRuntime) -> NoReturn:
+async def _keep_up(runtime: PrivateRuntime) -> NoReturn:
+    once = OncePer(3600, time.monotonic)
     while True:
-        await asyncio.sleep(_LOG_CHECK_S)
-        runtime.bound_log()
+        await asyncio.sleep(_UPKEEP_S)
+        try:
+            await runtime.keep_up()
+        except OSError as error:
+            if once(str(error)):
+                _log.warning("runtime not kept up", error=str(error))
 
 
 class DetachedProgram:

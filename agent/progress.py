@@ -15,6 +15,8 @@ SECOND = 1_000_000_000
 SETTLE_S = 30
 """How long after a RunPodSandbox without an answer its sandbox may still come up. Shorter, and a replacement may run
 beside it; longer, and a replacement waits for nothing."""
+START_BOUND_S = 120
+"""How long a start that somebody else asked for may be under way: as long as one of ours."""
 START_TRIES = 4
 """Refused starts of a container that stays created, over about 8 s."""
 PORT_DELAYS_S = (2, 10, 30, 60, 120, 300)
@@ -30,7 +32,9 @@ class Outcome(StrEnum):
     UNREACHABLE = "unreachable"
     """The runtime is away: it may have been done."""
     TAKEN = "taken"
-    """The name is reserved: it was done, or is being done."""
+    """The name is reserved, or the start under way: it was done, or is being done."""
+    CUT_OFF = "cut off"
+    """The runtime went away in the middle of it: it may have been done in part."""
     GONE = "gone"
     """What it was about is not there."""
 
@@ -45,6 +49,10 @@ class Trouble:
     retry_at_ns: int
     final: bool = False
     """Another try would be refused too."""
+    unsure: bool = False
+    """It may have been done in part, and nobody is at it any more; another try could do it twice."""
+    since_ns: int = 0
+    """When the first of these failures in a row was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +92,23 @@ def after_failure(progress: Progress, action: Action, outcome: Outcome, message:
     kind = type(action)
     before = progress.troubles.get(kind)
     count = before.count if before is not None else 0
-    delay_s, counts, reason = _sentence(action, outcome, count)
+    since_ns = before.since_ns if before is not None else now_ns
+    lasts_s = (now_ns - since_ns) / SECOND
+    delay_s, counts, reason = _sentence(action, outcome, count, lasts_s)
     trouble = Trouble(
         count=count + 1 if counts else count,
         reason=reason,
         message=message,
         retry_at_ns=now_ns + int(delay_s * SECOND),
         final=_is_final(action, outcome, count + 1),
+        unsure=isinstance(action, StartContainer)
+        and (outcome is Outcome.CUT_OFF or (outcome is Outcome.TAKEN and lasts_s >= START_BOUND_S)),
+        since_ns=since_ns,
     )
     after = replace(progress, troubles={**progress.troubles, kind: trouble})
     match action:
         case RunSandbox():
-            unsure = outcome in {Outcome.TIMED_OUT, Outcome.UNREACHABLE, Outcome.TAKEN}
+            unsure = outcome not in {Outcome.REFUSED, Outcome.GONE}
             settle_at_ns = now_ns + SETTLE_S * SECOND if unsure else progress.settle_at_ns
             return replace(after, ports_free=False, settle_at_ns=settle_at_ns)
         case CreateContainer() if outcome is Outcome.GONE:
@@ -119,10 +132,10 @@ def _is_final(action: Action, outcome: Outcome, count: int) -> bool:
             return False
 
 
-def _sentence(action: Action, outcome: Outcome, count: int) -> tuple[float, bool, str]:
+def _sentence(action: Action, outcome: Outcome, count: int, lasts_s: float) -> tuple[float, bool, str]:
     """(delay in s, whether it counts, the reason that people see)."""
     doubled = 2 ** min(count, 10)
-    if outcome is Outcome.UNREACHABLE:
+    if outcome in {Outcome.UNREACHABLE, Outcome.CUT_OFF}:
         # The runtime restarts, for which the allocation is not to blame. It is back within a second or two.
         return min(0.5 * doubled, 5), not isinstance(action, RunSandbox), Reason.RUNTIME_UNREACHABLE
     match action:
@@ -134,6 +147,8 @@ def _sentence(action: Action, outcome: Outcome, count: int) -> tuple[float, bool
             return 2, False, Reason.SANDBOX_FAILED
         case RunSandbox():
             return min(5 * doubled, 300), True, Reason.SANDBOX_FAILED
+        case StartContainer() if outcome is Outcome.TAKEN:
+            return min(max(lasts_s, 0.2), 2), False, Reason.STARTING
         case StartContainer() if outcome is Outcome.REFUSED:
             return 0.2 * 3 ** min(count, START_TRIES), True, Reason.START_ERROR
         case CreateContainer() | StartContainer():

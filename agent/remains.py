@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from agent.places import NAMESPACE, Places
+from agent.places import Places
 from agent.prerequisites import find_program
 from kakuri.log import get_logger
 
@@ -67,7 +67,7 @@ def clear_remains(places: Places) -> None:
     cgroups = list(_cgroups(places, tuple(_processes(places))))
     # All are known before the first is killed: without its shim, a process's origin can't be told any more.
     _until_done(lambda: _kill(tuple(_processes(places))))
-    _until_done(lambda: _unmount(tuple(_mounts(places))))
+    _until_done(lambda: unmount(tuple(_mounts(places))))
     for interface in tuple(_interfaces(places)):
         _run("ip", "link", "delete", interface)
     _delete_rules(tuple(_rules(places)))
@@ -95,8 +95,8 @@ def _kill(pids: Sequence[int]) -> bool:
     return not pids
 
 
-def _unmount(paths: Sequence[Path]) -> bool:
-    """Whether there was none."""
+def unmount(paths: Sequence[Path]) -> bool:
+    """Whether there was none. What could not be unmounted is in the log."""
     if paths:
         _run("umount", "--lazy", "--", *map(str, paths))
     return not paths
@@ -192,7 +192,7 @@ def _files(places: Places) -> Iterator[Path]:
 
 def _shim_sockets(places: Places) -> Iterator[Path]:
     """All containerds put them in one folder, named by a hash; the bundle tells which is whose."""
-    for address in (places.state / "io.containerd.runtime.v2.task" / NAMESPACE).glob("*/address"):
+    for address in places.bundles.glob("*/address"):
         path = Path(address.read_text().strip().removeprefix("unix://"))
         if path.exists():
             yield path

@@ -10,6 +10,8 @@ plain sh and starts next to nothing. What it does, and why:
 - On create, the two annotations that make runsc look for a sandbox to join are renamed, so that each container is a
   sandbox of its own: runc's shim can't watch two containers in one. containerd writes the bundle's config.json without
   spaces, and a quote inside a value is escaped there, so only real keys match.
+- On start, it is noted first that this container's start has begun, and what has begun is not started again: a
+  containerd that dies in the middle of a start takes the container for one that was only created.
 - On start, the output goes to a file till it is over: the gofer inherits it, and the shim reads a pipe to its end.
 - On kill, "sandbox is not running" is said in the words that the shim takes for done. And a container that was created
   but did not start, which runsc won't signal, is killed by the pid that the shim keeps in the bundle: it has run
@@ -17,6 +19,7 @@ plain sh and starts next to nothing. What it does, and why:
 """
 
 import shlex
+from pathlib import Path
 from typing import Final
 
 _SCRIPT: Final = r"""#!/bin/sh
@@ -24,6 +27,7 @@ _SCRIPT: Final = r"""#!/bin/sh
 runc=@runc@
 runsc=@runsc@
 platform=@platform@
+starts=@starts@
 
 root= log= bundle= command= id=
 read_arguments() {
@@ -63,6 +67,11 @@ elif [ -n "$id" ] && [ -e "$root/$id/state.json" ]; then
 fi
 case $command in
     start)
+        if [ -e "$starts/$id" ]; then
+            echo 'its start had begun before, and it is not started twice' >&2
+            exit 1
+        fi
+        : >"$starts/$id" || exit
         said=${log:-/run/kakuri-$$}.start
         run_gvisor "$@" >"$said" 2>&1
         code=$?
@@ -85,9 +94,10 @@ exec "$runsc" --network=host --platform="$platform" "$@"
 """
 
 
-def wrapper_script(*, runc: str, runsc: str, platform: str) -> str:
-    """The wrapper's text. Both programs by absolute path; platform: one of runsc's own names, such as systrap."""
+def wrapper_script(*, runc: str, runsc: str, platform: str, starts: Path) -> str:
+    """The wrapper's text. Both programs by absolute path; platform: one of runsc's own names, such as systrap; starts:
+    a folder for one empty file a container whose start has begun."""
     script = _SCRIPT
-    for name, value in (("runc", runc), ("runsc", runsc), ("platform", platform)):
+    for name, value in (("runc", runc), ("runsc", runsc), ("platform", platform), ("starts", str(starts))):
         script = script.replace(f"@{name}@", shlex.quote(value))
     return script

@@ -53,7 +53,11 @@ async def find_runtimes(settings: Settings, state_dir: Path) -> AsyncIterator[Fo
         private = private_runtime(settings, state_dir)
         runtime = await private.start()
         endpoint = Endpoint(
-            connect(runtime.endpoint), runtime.handlers, runtime.kind == "fake", cgroup_parent=runtime.cgroup_parent
+            connect(runtime.endpoint),
+            runtime.handlers,
+            runtime.kind == "fake",
+            cgroup_parent=runtime.cgroup_parent,
+            notes=runtime.notes,
         )
         yield Found(runtime.kind, Endpoints([endpoint]), runtime.unavailable, private, runtime)
 

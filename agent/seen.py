@@ -4,8 +4,8 @@ One rule: a list is whole but says little, a status says all of one thing; what 
 later list still agrees with it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cri.convert import ObservedContainer, ObservedSandbox
 
@@ -22,6 +22,8 @@ class Seen:
     """Ids whose status was asked for in the state that they are in."""
     stopped: frozenset[str] = frozenset()
     """Sandboxes that were stopped, so that they may be removed."""
+    begun: Mapping[str, bool] = field(default_factory=dict)
+    """Container → whether a start of it has begun, where this is on record apart from the runtime."""
 
     @property
     def looked(self) -> bool:

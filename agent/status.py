@@ -100,12 +100,11 @@ def _state(entry: Entry, seen: Seen, progress: Progress, *, running: bool, ran: 
         message = newest.message if newest is not None else entry.stop.message
         return State.TERMINATING, entry.stop.reason or Reason.STOPPED, message
     if silent is not None:
-        state = State.RUNNING if ran or entry.cleared else State.PENDING
-        return state, Reason.RUNTIME_UNREACHABLE, silent.message
+        return State.RUNNING if ran else State.PENDING, Reason.RUNTIME_UNREACHABLE, silent.message
     if running:
         return State.RUNNING, Reason.NONE, _history(entry)
-    if entry.cleared and not seen.looked and seen.empty:
-        # Its container may well run: the runtime was only not asked yet.
+    if ran and entry.cleared and not seen.looked and seen.empty:
+        # It may well run: the runtime was only not asked yet.
         return State.RUNNING, Reason.NONE, _history(entry)
     if ran:
         return State.RUNNING, Reason.CRASH_LOOP_BACK_OFF, _between(entry, trouble)

@@ -7,6 +7,13 @@ restart and a plain run take the same road. How it ends, and where that differs 
 - Stopped by us: reason Stopped. Succeeded when the exit code is 0 or that of the signal we sent (143, 137); any other
   is Failed, and so is what was stopped before it ever ran. NodeLost is always Failed/NodeLost.
 - A dead sandbox ends the attempt: what still runs in it is stopped, and the next attempt gets a new sandbox.
+- A start may be cut off, by the death of the agent that asked for it or of the runtime. containerd then says of the
+  container that it was only created, or that its start failed; neither means that it never ran, so it is not started
+  again. Only when something else shows that it never ran (it was cut off while it was being created, or there is no
+  note of its start, see agent/notes.py) does the same allocation go on with another attempt, whatever its policy, and
+  no crash is counted. Else it may have run: the attempt ends as Error with its exit code unknown, and under Never that
+  is the end.
+- Of a container that ended while containerd was down, how it ended may be unknown too: a failure all the same.
 """
 
 from typing import Literal, assert_never
@@ -46,7 +53,17 @@ SANDBOX_TRIES = 4
 placement; more, and a broken node holds its workloads for minutes."""
 PORT_TRIES = 3
 """Looks at a host port that is taken, over about 12 s: what listened there may be ending."""
+CUT_OFF_TRIES = 4
+"""Attempts whose starts may be cut off in a row. Fewer, and a node whose agent is killed a few times loses its jobs;
+more, and a fault that only looks like it goes on for long."""
 START_ERROR_CODE = 128
+UNKNOWN_CODE = 255
+_CUT_OFF_WORDS = (
+    "context canceled",  # Go's words for a caller that hung up
+    "already has a filestore file",  # runsc's, of what an earlier start of this container left
+    "its start had begun before",  # agent/runsc_wrapper.py's
+)
+_CUT_OFF_AT_CREATION = ("failed to create", "context canceled")
 SIGNALLED = frozenset({137, 143})
 """Killed and terminated: the exit codes of the signals that a stop sends."""
 
@@ -109,6 +126,9 @@ def _drive(entry: Entry, seen: Seen, progress: Progress, current: ObservedContai
             if not entry.cleared:
                 return Record(Cleared(entry.attempt))
             refused = progress.troubles.get(StartContainer)
+            if refused is not None and refused.unsure:
+                cut_off = _cut_off(refused.message, now_ns, never_ran=seen.begun.get(current.id) is False)
+                return Record(_after_exit(entry, cut_off))
             if refused is not None and refused.final:
                 return Record(_after_exit(entry, _start_error(refused.message, now_ns)))
             if not alive:
@@ -120,7 +140,7 @@ def _drive(entry: Entry, seen: Seen, progress: Progress, current: ObservedContai
                 return InspectContainer(current.id)
             if sandbox is not None and sandbox.id not in seen.inspected:
                 return InspectSandbox(sandbox.id)  # did it die of that?
-            return Record(_after_exit(entry, _exit_of(current, alive, now_ns)))
+            return Record(_after_exit(entry, _exit_of(seen, current, alive, now_ns)))
         case "unknown":
             # The runtime lost track of it. Only what is certainly over may be followed by another.
             return StopContainer(current.id, 0)
@@ -192,7 +212,7 @@ def _stop(entry: Entry, seen: Seen, now_ns: int) -> Step:
     if current.id not in seen.inspected:
         return InspectContainer(current.id)
     # A sandbox that died with it is no news: it was about to go.
-    exit_ = _exit_of(current, True, now_ns)
+    exit_ = _exit_of(seen, current, True, now_ns)
     return Record(Ended(_stopped(entry, exit_, now_ns, lost=False), exit_))
 
 
@@ -224,12 +244,13 @@ def _remove_sandbox(seen: Seen, sandbox: ObservedSandbox) -> Step:
 
 def _after_exit(entry: Entry, exit_: Exit) -> AttemptOver | Ended:
     """What follows the end of the present attempt: another attempt, or the end of all."""
-    if _is_cut_off(exit_) and not (entry.last is not None and _is_cut_off(entry.last)):
+    if exit_.cut_off and (entry.attempt < CUT_OFF_TRIES or entry.last is None or not entry.last.cut_off):
         return AttemptOver(entry.attempt, exit_, entry.crashes, exit_.finished_at_ns)
     policy = entry.in_place.restart_policy
     good = exit_.exit_code == 0
     if policy is RestartPolicy.NEVER or (policy is RestartPolicy.ON_FAILURE and good):
-        return Ended(_end(exit_, exit_.reason, exit_.message), exit_)
+        message = exit_.message if exit_.exit_code is not None else f"exit code unknown: {exit_.message}"
+        return Ended(_end(exit_, exit_.reason, message), exit_)
     limit = entry.in_place.restart_limit
     if 0 <= limit <= entry.attempt:
         times = "no restart is allowed" if limit == 0 else f"restarted {limit} time{'s' if limit > 1 else ''}"
@@ -241,12 +262,6 @@ def _after_exit(entry: Entry, exit_: Exit) -> AttemptOver | Ended:
     long = exit_.ran and exit_.finished_at_ns - exit_.started_at_ns >= GOOD_RUN_S * SECOND
     crashes = 0 if long else entry.crashes
     return AttemptOver(entry.attempt, exit_, crashes + 1, exit_.finished_at_ns + backoff_s(crashes) * SECOND)
-
-
-def _is_cut_off(exit_: Exit) -> bool:
-    # Go's words for a caller that hung up, which is how a killed agent's StartContainer ends. The workload never ran
-    # and is not to blame, so no policy applies.
-    return not exit_.ran and "context canceled" in exit_.message
 
 
 def backoff_s(crashes: int) -> int:
@@ -261,10 +276,21 @@ def told(exit_: Exit) -> str:
     return f"{words}: {exit_.message}" if exit_.message else words
 
 
-def _exit_of(container: ObservedContainer, sandbox_alive: bool, now_ns: int) -> Exit:
+def is_end_unknown(container: ObservedContainer) -> bool:
+    """Containerd's way to say that it was down when the container ended, and that it does not know how it did."""
+    return container.exit_code == UNKNOWN_CODE and container.reason == "Unknown"
+
+
+def _exit_of(seen: Seen, container: ObservedContainer, sandbox_alive: bool, now_ns: int) -> Exit:
     code = container.exit_code
     ran = container.started_at_ns > 0
     message = container.message
+    if not ran and any(words in message for words in _CUT_OFF_WORDS):
+        cut_off_at_creation = all(words in message for words in _CUT_OFF_AT_CREATION)
+        begun = seen.begun.get(container.id, not cut_off_at_creation)
+        return _cut_off(message, container.finished_at_ns or now_ns, never_ran=not begun)
+    if is_end_unknown(container):
+        code, message = None, message or "the runtime was down when it ended"
     reason: str
     if container.reason == Reason.OOM_KILLED:
         reason = Reason.OOM_KILLED
@@ -279,6 +305,14 @@ def _exit_of(container: ObservedContainer, sandbox_alive: bool, now_ns: int) -> 
     if code is None and not message:
         message = "the runtime does not know how it ended"
     return Exit(code, reason, message, container.started_at_ns, container.finished_at_ns or now_ns)
+
+
+def _cut_off(message: str, at_ns: int, *, never_ran: bool) -> Exit:
+    """The end of a start that was cut off."""
+    if never_ran:
+        why = f"its start was cut off before it ran: {message}"
+        return Exit(START_ERROR_CODE, Reason.START_ERROR, why, 0, at_ns, cut_off=True)
+    return Exit(None, Reason.ERROR, f"its start was cut off, and it may have run: {message}", 0, at_ns)
 
 
 def _start_error(message: str, now_ns: int) -> Exit:

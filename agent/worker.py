@@ -33,17 +33,18 @@ from agent.endpoints import Endpoint, Endpoints, Listing, list_ours
 from agent.entry import Ended, Entry
 from agent.gate import Gate, Turn
 from agent.ledger import Ledger, LedgerUnwritable
+from agent.notes import Notes
 from agent.observations import Observations
 from agent.ports import find_conflict
 from agent.progress import Outcome, Progress, after_failure, after_success
 from agent.pulls import Pulls
 from agent.seen import Seen
 from agent.status import status_of
-from agent.step import step
+from agent.step import is_end_unknown, step
 from cri.client import CriClient
 from cri.convert import ObservedContainer, ObservedSandbox, container_config, observed_container, observed_sandbox
 from cri.convert import sandbox_config as make_sandbox_config
-from cri.errors import AlreadyExists, CriError, DeadlineExceeded, NotFound, RuntimeFailed, Unavailable
+from cri.errors import AlreadyExists, CriError, DeadlineExceeded, InProgress, NotFound, RuntimeFailed, Unavailable
 from cri.v1 import runtime_pb2 as pb
 from kakuri.agentapi.v1 import agent_pb2 as wire
 from kakuri.log import OncePer, get_logger
@@ -239,7 +240,7 @@ class Worker:
             containers += listing.containers
             for id_ in (*(s.id for s in listing.sandboxes), *(c.id for c in listing.containers)):
                 self._homes[id_] = endpoint.client
-        self.seen = self.seen.listed(sandboxes, containers, at_ns)
+        self.seen = self._noted(entry, self.seen.listed(sandboxes, containers, at_ns))
         if sandboxes:
             self._progress = replace(self._progress, settle_at_ns=0)  # it has come up
 
@@ -298,10 +299,29 @@ class Worker:
     async def _inspect_container(self, entry: Entry, id_: str) -> None:
         status = await self._home(entry, id_).container_status(id_)
         sandbox_id = next((c.sandbox_id for c in self.seen.containers if c.id == id_), "")
-        container = observed_container(status, sandbox_id=sandbox_id)
-        self.seen = self.seen.with_container(container, inspected=True)
+        container = self._with_noted_end(entry, observed_container(status, sandbox_id=sandbox_id))
+        self.seen = self._noted(entry, self.seen.with_container(container, inspected=True))
         if container.state == "exited" and self.seen.sandbox(sandbox_id) is not None:
             self.seen = self.seen.suspected(sandbox_id)
+
+    def _noted(self, entry: Entry, seen: Seen) -> Seen:
+        """With what is on record of its containers apart from the runtime."""
+        notes = self._notes(entry)
+        if entry.wish is None or notes is None:
+            return seen
+        told = {c.id: notes.has_begun(entry.wish.handler, c.id) for c in seen.containers}
+        return replace(seen, begun={id_: begun for id_, begun in told.items() if begun is not None})
+
+    def _with_noted_end(self, entry: Entry, container: ObservedContainer) -> ObservedContainer:
+        notes = self._notes(entry)
+        end = notes.end_of(container.id) if notes is not None and is_end_unknown(container) else None
+        if end is None:
+            return container
+        return replace(container, exit_code=end.exit_code, reason="", message="", finished_at_ns=end.finished_at_ns)
+
+    def _notes(self, entry: Entry) -> Notes | None:
+        endpoint = self._means.endpoints.find(entry.wish.handler) if entry.wish is not None else None
+        return endpoint.notes if endpoint is not None else None
 
     def _sandbox_config(self, entry: Entry, endpoint: Endpoint) -> pb.PodSandboxConfig:
         assert entry.wish is not None
@@ -355,11 +375,11 @@ def _outcome_of(error: CriError) -> Outcome:
     match error:
         case NotFound():
             return Outcome.GONE
-        case AlreadyExists():
+        case AlreadyExists() | InProgress():
             return Outcome.TAKEN
         case DeadlineExceeded():
             return Outcome.TIMED_OUT
         case Unavailable():
-            return Outcome.UNREACHABLE
+            return Outcome.UNREACHABLE if error.surely_not_done else Outcome.CUT_OFF
         case _:
             return Outcome.REFUSED

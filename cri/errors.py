@@ -5,6 +5,7 @@
     ├── AlreadyExists      the name is reserved: an earlier Run or Create went through, or was left half done
     ├── DeadlineExceeded   temporary: no answer in time; whether it was done is unknown, so look
     ├── Unavailable        temporary: no connection, or the runtime is going down; unknown too
+    ├── InProgress         temporary: an earlier call is still at it; look what comes of that one
     ├── Unimplemented      the runtime lacks this method
     ├── InvalidArgument    we asked for something that can't be
     ├── ImagePullFailed    temporary: the registry's words; it may come back, or the image may be pushed
@@ -46,6 +47,16 @@ class DeadlineExceeded(CriError):  # noqa: N818
 
 class Unavailable(CriError):  # noqa: N818
     reason = "Unavailable"
+    temporary = True
+
+    @property
+    def surely_not_done(self) -> bool:
+        """The call did not reach a runtime that was ready for it."""
+        return bool(_NOT_REACHED.search(self.message))
+
+
+class InProgress(CriError):  # noqa: N818
+    reason = "InProgress"
     temporary = True
 
 
@@ -105,6 +116,10 @@ _RESERVED = re.compile(r"\bname\b.*\bis (?:already )?reserved\b", re.IGNORECASE)
 _NO_SUCH = re.compile(
     r"\b(?:find|load|get) (?:pod ?)?(?:sandbox|container)\b.*\b(?:not found|does not exist)$", re.IGNORECASE
 )
+_UNDER_WAY = re.compile(r"\balready in (?:starting|removing) state\b", re.IGNORECASE)
+# containerd's words while it starts and while it ends, and Go's for a call whose caller has hung up.
+_NOT_REACHED = re.compile(r"failed to connect to all addresses|server is not initialized yet")
+_HUNG_UP = re.compile(r"server is not initialized yet|context canceled")
 
 
 def _by_words(words: str) -> CriError:
@@ -112,6 +127,10 @@ def _by_words(words: str) -> CriError:
         return AlreadyExists(words)
     if _NO_SUCH.search(words):
         return NotFound(words)
+    if _UNDER_WAY.search(words):
+        return InProgress(words)
+    if _HUNG_UP.search(words):
+        return Unavailable(words)
     return RuntimeFailed(words)
 
 

@@ -7,7 +7,14 @@ import grpc
 import pytest
 
 from cri.fake import FakeRuntime, Fault
-from support.agents import API, WEB, Agent, Life, SkippingClock, runtime_has, start_of, stop_of
+from support.agents import API, BOUND_S, WEB, Agent, Life, SkippingClock, runtime_has, start_of, stop_of
+
+
+async def until_it_has(runtime: FakeRuntime, id_: str) -> None:
+    """The sandbox is there, however late."""
+    async with asyncio.timeout(BOUND_S):
+        while (await runtime_has(runtime))[0] != Counter([id_]):
+            await asyncio.sleep(0.02)
 
 
 async def test_a_sandbox_that_comes_up_after_the_deadline_is_adopted_and_not_doubled(
@@ -17,7 +24,7 @@ async def test_a_sandbox_that_comes_up_after_the_deadline_is_adopted_and_not_dou
     runtime.faults.add(Fault("RunPodSandbox", delay_s=0.3, done_anyway=True, times=1))
     await agent.apply(start_of(WEB))
     await agent.until_state(WEB, "Pending", "SandboxFailed")
-    await asyncio.sleep(0.4)
+    await until_it_has(runtime, WEB)
     clock.skip(10)
     await agent.until_state(WEB, "Running", "")
     assert await runtime_has(runtime) == (Counter([WEB]), Counter([WEB]))
@@ -33,8 +40,7 @@ async def test_a_stopped_one_is_not_released_before_its_late_sandbox_is_gone(
     await agent.apply(stop_of(WEB))
     ended = await agent.until_state(WEB, "Failed")
     assert not ended.released
-    await asyncio.sleep(0.5)
-    assert (await runtime_has(runtime))[0] == Counter([WEB])
+    await until_it_has(runtime, WEB)
     clock.skip(31)
     await agent.until_released(WEB)
     assert (await runtime_has(runtime))[0] == Counter()
@@ -56,13 +62,15 @@ async def test_a_broken_sandbox_is_tried_four_times_and_ends_never_started(
 ) -> None:
     runtime.faults.add(Fault("RunPodSandbox", code=grpc.StatusCode.UNKNOWN, message="no CNI plugin"))
     await agent.apply(start_of(WEB), start_of(API, handler="runsc"))
-    for _ in range(4):
-        waiting = await agent.until(WEB, lambda s: s.reason == "SandboxFailed")
-        assert "no CNI plugin" in waiting.message
-        clock.skip(60)
-        await asyncio.sleep(0.05)
+    waiting = await agent.until_state(WEB, "Pending", "SandboxFailed")
+    assert "no CNI plugin" in waiting.message
+    async with asyncio.timeout(BOUND_S):
+        while agent.calls.get_status(WEB).state != "Failed":
+            clock.skip(60)
+            await asyncio.sleep(0.02)
     ended = await agent.until_released(WEB)
     assert (ended.state, ended.reason, ended.started_once) == ("Failed", "SandboxFailed", False)
+    assert "gave up after 4 tries" in ended.message
 
 
 async def test_a_dead_sandbox_is_replaced_as_the_next_attempt(agent: Agent, runtime: FakeRuntime) -> None:
@@ -114,7 +122,7 @@ async def test_a_runtime_that_restarts_disturbs_nothing_that_runs(
 async def test_a_hung_runtime_call_of_one_harms_no_other(agent: Agent, runtime: FakeRuntime) -> None:
     runtime.faults.add(Fault("CreateContainer", delay_s=60, times=1))
     await agent.apply(start_of(WEB))
-    await asyncio.sleep(0.05)
+    await until_it_has(runtime, WEB)
     await agent.apply(start_of(API))
     await agent.until_state(API, "Running", "")
     assert agent.calls.get_status(WEB).state == "Pending"

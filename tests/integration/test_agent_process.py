@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -205,6 +206,15 @@ def test_a_runtime_that_died_is_started_again(process: Process) -> None:
     # The fake forgets all when it dies, so its container is lost, and runs again.
     status = calling(told["grpc"], lambda caller: caller.until(WEB, lambda s: running(s) and s.restarts == 1))
     assert "no longer in the runtime" in status.message
+
+
+def test_an_agent_that_can_not_write_where_it_listens_serves_all_the_same_and_tells_it_later(process: Process) -> None:
+    in_the_way = process.state_dir / "agent.json.new"
+    in_the_way.mkdir(parents=True)
+    threading.Timer(1.0, in_the_way.rmdir).start()
+    told = process.start()
+    assert "not announced" in process.log
+    calling(told["grpc"], start_web)
 
 
 def test_a_shutdown_ends_all_and_leaves_the_ends_to_be_told(process: Process) -> None:

@@ -12,9 +12,9 @@ from agent.entry import Entry, Exit
 from agent.gate import Gate
 from agent.observations import MAX_GONE, Observations
 from agent.ports import find_conflict
-from agent.progress import Outcome, Progress, after_failure
+from agent.progress import Outcome, Progress, Trouble, after_failure
 from agent.seen import Seen
-from agent.status import status_of
+from agent.status import SILENT_LOOKS, status_of
 from cri.client import CriClient
 from cri.convert import PortWish
 from cri.errors import Unavailable
@@ -103,6 +103,9 @@ def state(entry: Entry, seen: Seen = NEW, progress: Progress | None = None, *, r
     return status.state, status.reason
 
 
+SILENT = Progress(troubles={Look: Trouble(SILENT_LOOKS, "RuntimeUnreachable", "connection refused", NOW)})
+
+
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
@@ -116,7 +119,11 @@ def state(entry: Entry, seen: Seen = NEW, progress: Progress | None = None, *, r
         (state(CLEARED, has(sandbox(), container("exited")), ran=True), ("Running", "")),
         (state(CLEARED, has(sandbox(), container("created"))), ("Pending", "Starting")),
         (state(CLEARED, has(sandbox(), container("created")), ran=True), ("Running", "CrashLoopBackOff")),
-        (state(CLEARED, Seen()), ("Running", "")),
+        (state(CLEARED, Seen()), ("Pending", "Starting")),
+        (state(CLEARED, Seen(), ran=True), ("Running", "")),
+        (state(replace(CLEARED, started_once=True), Seen()), ("Running", "")),
+        (state(CLEARED, has(sandbox(), container("created")), SILENT), ("Pending", "RuntimeUnreachable")),
+        (state(CLEARED, has(sandbox(), container("running")), SILENT), ("Running", "RuntimeUnreachable")),
         (state(RAN), ("Running", "CrashLoopBackOff")),
         (
             state(replace(RAN, started_once=False, last=Exit(128, "StartError", "no such file", 0, NOW))),
@@ -132,7 +139,11 @@ def state(entry: Entry, seen: Seen = NEW, progress: Progress | None = None, *, r
         "it has ended, and the ledger doesn't say yet what that means",
         "created is not running",
         "what ran never becomes Pending again",
-        "what may run and was not looked at counts as running",
+        "what may run and was not looked at is not said to run",
+        "unless it was told to run before",
+        "or an attempt before it has run",
+        "created in a runtime that is away is not running",
+        "running in a runtime that is away is running",
         "between two attempts",
         "between two attempts that never ran",
         "being stopped",

@@ -186,13 +186,16 @@ class Wrapped:
         self.folder = folder
         self.root = folder / "root"
         self.bundle = folder / "bundle with blank"
-        for path in (self.root, self.bundle):
+        self.starts = folder / "starts with blank"
+        for path in (self.root, self.bundle, self.starts):
             path.mkdir()
         for name in ("runc", "runsc"):
             self.program(name, "")
         self.wrapper = folder / "wrapper"
         self.wrapper.write_text(
-            wrapper_script(runc=str(folder / "runc"), runsc=str(folder / "runsc"), platform="systrap")
+            wrapper_script(
+                runc=str(folder / "runc"), runsc=str(folder / "runsc"), platform="systrap", starts=self.starts
+            )
         )
         self.wrapper.chmod(0o755)
 
@@ -279,6 +282,21 @@ def test_a_failed_start_says_why(wrapped: Wrapped) -> None:
     wrapped.program("runsc", "echo no such file >&2; exit 128")
     done = wrapped("start", "c")
     assert (done.returncode, done.stderr) == (128, "no such file\n")
+
+
+def test_a_start_is_noted_before_it_begins_and_never_made_twice(wrapped: Wrapped) -> None:
+    wrapped.program("runsc", f"ls '{wrapped.starts}'; exit 1")
+    assert wrapped("start", "c").stderr == "c\n"
+    (wrapped.folder / "runsc.called").unlink()
+    again = wrapped("start", "c")
+    assert (again.returncode, again.stderr) == (1, "its start had begun before, and it is not started twice\n")
+    assert wrapped.called("runsc") is None
+
+
+def test_a_start_that_can_not_be_noted_is_not_made(wrapped: Wrapped) -> None:
+    wrapped.starts.rmdir()
+    assert wrapped("start", "c").returncode != 0
+    assert wrapped.called("runsc") is None
 
 
 @pytest.mark.parametrize(

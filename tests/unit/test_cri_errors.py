@@ -39,6 +39,23 @@ START_FAILED = (
         ),
         pytest.param("RunPodSandbox", grpc.StatusCode.ALREADY_EXISTS, "x", errors.AlreadyExists, id="said by code"),
         pytest.param(
+            "StartContainer",
+            UNKNOWN,
+            'failed to set starting state for container "0123": container is already in starting state',
+            errors.InProgress,
+            id="containerd's start that is under way",
+        ),
+        pytest.param(
+            "CreateContainer",
+            UNKNOWN,
+            "server is not initialized yet",
+            errors.Unavailable,
+            id="containerd that has just started",
+        ),
+        pytest.param(
+            "CreateContainer", UNKNOWN, "context canceled", errors.Unavailable, id="a call that was hung up on"
+        ),
+        pytest.param(
             "ContainerStatus",
             grpc.StatusCode.NOT_FOUND,
             'an error occurred when try to find container "0123": not found',
