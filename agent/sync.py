@@ -30,6 +30,9 @@ from kakuri.log import OncePer, get_logger
 RELIST_S = 10.0
 """With events. Shorter costs an idle node its quiet; longer, and a lost event is found out late."""
 RELIST_WITHOUT_EVENTS_S = 2.0
+NEW_STREAM_S = 10.0
+"""For so long after it began to listen it lists as if it heard nothing: containerd may give the first event to the
+stream of an agent that was killed."""
 FIRST_LOOK_S = 5.0
 """How long a start waits for a slow runtime before it serves without having looked."""
 LISTEN_AGAIN_S = 0.5
@@ -57,6 +60,7 @@ class Sync:
         self._found: dict[str, Endpoint] = {}
         self._relist = asyncio.Event()
         self._deaf: set[str] = set()
+        self._hears_from_ns = 0
         """Endpoints without events."""
         self._closing = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
@@ -198,7 +202,8 @@ class Sync:
 
     async def _relist_for_ever(self) -> NoReturn:
         while True:
-            period_s = RELIST_WITHOUT_EVENTS_S if self._deaf else RELIST_S
+            hears = not self._deaf and self._clock.now_ns() >= self._hears_from_ns
+            period_s = RELIST_S if hears else RELIST_WITHOUT_EVENTS_S
             self._relist.clear()
             await self._clock.wait(self._relist, self._clock.now_ns() + int(period_s * 1e9))
             await self.relist()
@@ -222,6 +227,7 @@ class Sync:
 
     async def _listen(self, endpoint: Endpoint) -> None:
         while True:
+            self._hears_from_ns = self._clock.now_ns() + int(NEW_STREAM_S * 1e9)
             try:
                 async for event in endpoint.client.events():
                     self._hint(event)
