@@ -58,12 +58,16 @@ CUT_OFF_TRIES = 4
 more, and a fault that only looks like it goes on for long."""
 START_ERROR_CODE = 128
 UNKNOWN_CODE = 255
-_CUT_OFF_WORDS = (
+_HUNG_UP_WORDS = (
     "context canceled",  # Go's words for a caller that hung up
+    "signal: killed",  # and for a program that it ran for that caller
+)
+_CUT_OFF_WORDS = (
+    *_HUNG_UP_WORDS,
     "already has a filestore file",  # runsc's, of what an earlier start of this container left
     "its start had begun before",  # agent/runsc_wrapper.py's
 )
-_CUT_OFF_AT_CREATION = ("failed to create", "context canceled")
+_AT_CREATION = "failed to create"
 SIGNALLED = frozenset({137, 143})
 """Killed and terminated: the exit codes of the signals that a stop sends."""
 
@@ -286,7 +290,7 @@ def _exit_of(seen: Seen, container: ObservedContainer, sandbox_alive: bool, now_
     ran = container.started_at_ns > 0
     message = container.message
     if not ran and any(words in message for words in _CUT_OFF_WORDS):
-        cut_off_at_creation = all(words in message for words in _CUT_OFF_AT_CREATION)
+        cut_off_at_creation = _AT_CREATION in message and any(words in message for words in _HUNG_UP_WORDS)
         begun = seen.begun.get(container.id, not cut_off_at_creation)
         return _cut_off(message, container.finished_at_ns or now_ns, never_ran=not begun)
     if is_end_unknown(container):

@@ -327,6 +327,9 @@ def died(message: str) -> Seen:
         pytest.param(replace(CREATED, begun=BEGUN), CUT_OFF, False, id="the runtime died after the start"),
         pytest.param(CREATED, CUT_OFF, False, id="the runtime died, and starts are not noted"),
         pytest.param(died("failed to create x: context canceled"), READY, True, id="it was cut off at its creation"),
+        pytest.param(
+            died("failed to create x: failed to start shim: signal: killed"), READY, True, id="its shim was never there"
+        ),
         pytest.param(died(NOT_STARTED), READY, False, id="it was cut off at its start"),
         pytest.param(replace(died(NOT_STARTED), begun=UNBEGUN), READY, True, id="which had not begun"),
         pytest.param(
