@@ -157,12 +157,13 @@ def sort_into_slots(view: WorkloadView, nodes: Mapping[str, NodeView], now: date
     return Slots(wanted, tuple(a for number in sorted(by_slot) for a in by_slot[number]))
 
 
-def end_of(allocation: Allocation, policy: RestartPolicy) -> End:
-    """What the end of this allocation means under the workload's present restart policy."""
+def end_of(allocation: Allocation, policy: RestartPolicy, *, outdated: bool) -> End:
+    """What the end of this allocation means under the workload's present restart policy. outdated: of another spec."""
     stopped_by_us = allocation.desired is not Desired.RUN
     if allocation.state is State.SUCCEEDED:
-        # A job may finish its work while the stop is on its way to it; then it is done all the same.
-        finished = allocation.reason == Reason.COMPLETED and policy is not RestartPolicy.ALWAYS
+        # A job may finish its work while the stop is on its way to it; then it is done all the same. Not so when a
+        # change took it down: until its successor is up, the slot counts against max_unavailable.
+        finished = allocation.reason == Reason.COMPLETED and policy is not RestartPolicy.ALWAYS and not outdated
         return End.STOPPED if stopped_by_us and not finished else End.DONE
     if Reason.NODE_LOST in {allocation.reason, allocation.desired_reason}:
         # What may have run must not run twice under Never.
@@ -196,8 +197,8 @@ def _sort(
     released = tuple(reversed([a for a in allocations if not a.live]))
     if live:
         kept = max(live, key=lambda a: _worth(a, spec_hash))
-        standing = _standing(kept, view.spec.restart_policy, nodes.get(kept.node))
         outdated = kept.spec_hash != spec_hash
+        standing = _standing(kept, view.spec.restart_policy, nodes.get(kept.node), outdated=outdated)
         return Slot(
             number,
             standing,
@@ -225,10 +226,10 @@ def _worth(allocation: Allocation, spec_hash: str) -> tuple[object, ...]:
     )
 
 
-def _standing(allocation: Allocation, policy: RestartPolicy, node: NodeView | None) -> Standing:
+def _standing(allocation: Allocation, policy: RestartPolicy, node: NodeView | None, *, outdated: bool) -> Standing:
     """The standing of a live allocation."""
     if allocation.state.ended:
-        match end_of(allocation, policy):
+        match end_of(allocation, policy, outdated=outdated):
             case End.DONE:
                 return Standing.DONE
             case End.FAILED:
@@ -254,7 +255,7 @@ def _follow(
     outdated = last.spec_hash != spec_hash
     slot = partial(Slot, number, current=last, outdated=outdated, older=older)
     inherited = 0 if outdated or last.started_once else last.failures
-    match end_of(last, view.spec.restart_policy):
+    match end_of(last, view.spec.restart_policy, outdated=outdated):
         case End.DONE:
             return slot(standing=Standing.DONE, cause=f"{last.id} ended with an earlier spec")
         case End.FAILED:

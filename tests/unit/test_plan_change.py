@@ -48,6 +48,7 @@ CRASHING = {"reason": "CrashLoopBackOff", "message": "exit code 1, again in 20 s
 PENDING = {"state": State.PENDING}
 JUST_NOW = {"age_s": 0.5}
 STOPPED = {"state": State.SUCCEEDED, "reason": "Stopped", "desired": Desired.STOP, "desired_reason": "Updating"}
+TOOK_THE_STOP = {"reason": "Completed", "desired": Desired.STOP, "desired_reason": "Updating"}
 FAILED = {"state": State.FAILED, "reason": "Error", "exit_code": 3}
 
 
@@ -60,6 +61,15 @@ FAILED = {"state": State.FAILED, "reason": "Error", "exit_code": 3}
         pytest.param([a_stop(slot=0, spec=OLD), old(1)], 1, "", id="the next waits while one is stopping"),
         pytest.param(
             [an_end(slot=0, spec=OLD, **STOPPED), old(1)], 1, "+0", id="what is gone is placed anew, the next waits"
+        ),
+        pytest.param(
+            [an_end(slot=0, spec=OLD, **TOOK_THE_STOP, released=False), old(1)],
+            1,
+            "",
+            id="what completes because the change stops it is still down",
+        ),
+        pytest.param(
+            [an_end(slot=0, spec=OLD, **TOOK_THE_STOP), old(1)], 1, "+0", id="so it is placed anew, and the next waits"
         ),
         pytest.param([new(0, **PENDING), old(1)], 1, "", id="the next waits while one comes up"),
         pytest.param([new(0, **JUST_NOW), old(1)], 1, "", id="and until it has run for a moment"),

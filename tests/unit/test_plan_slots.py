@@ -97,7 +97,12 @@ def only_slot(*allocations: Allocation, node: NodeView | None = None, **spec: ob
     ],
 )
 def test_what_an_end_means(allocation: Allocation, policy: RestartPolicy, end: End) -> None:
-    assert end_of(allocation, policy) is end
+    assert end_of(allocation, policy, outdated=False) is end
+
+
+def test_a_run_that_completes_when_a_change_stops_it_was_stopped_and_one_that_nobody_stopped_is_done() -> None:
+    assert end_of(an_end(desired=Desired.STOP), ON_FAILURE, outdated=True) is End.STOPPED
+    assert end_of(an_end(), ON_FAILURE, outdated=True) is End.DONE
 
 
 @pytest.mark.parametrize(
