@@ -1,14 +1,15 @@
 """The end of all that runs on this node: `python -m agent --shutdown`.
 
 One rule: each end is in the ledger, as Failed/NodeLost, so that a controller that comes back knows what to replace; a
-second shutdown finds nothing to do.
+second shutdown finds nothing to do. On a runtime that others use too, only what this ledger knows is ended: what else
+bears our labels there may be another agent's. A private runtime ends with all that is in it.
 """
 
 import asyncio
 from pathlib import Path
 
 from agent.clock import Clock, SystemClock
-from agent.entry import End, Ended, Entry, Released, StopAsked
+from agent.entry import End, Ended, Released, StopAsked
 from agent.ledger import Ledger, open_ledger
 from agent.observations import Observations
 from agent.private_runtime import RuntimeUnavailable
@@ -16,7 +17,7 @@ from agent.runtimes import find_runtimes, private_runtime
 from agent.settings import Settings
 from agent.sync import Sync
 from kakuri.log import get_logger
-from kakuri.model import Reason, State, workload_of
+from kakuri.model import Reason, State
 
 GRACE_S = 5
 """At most, whatever a workload was promised: somebody waits for the machine."""
@@ -33,7 +34,7 @@ async def shut_down(settings: Settings, state_dir: Path) -> None:
     try:
         private = None if settings.endpoints else private_runtime(settings, state_dir)
         live = [e for e in ledger.entries.values() if not e.released]
-        if live or private is None:
+        if live:
             try:
                 await _end_all(settings, state_dir, ledger, clock)
             except RuntimeUnavailable as error:
@@ -63,10 +64,6 @@ async def _end_all(settings: Settings, state_dir: Path, ledger: Ledger, clock: C
                 if entry.end is None:
                     await ledger.record(entry.id, _asked(entry.in_place.grace_s))
                     sync.kick(entry.id)
-            for status in list(observations.all()):
-                if status.allocation_id not in ledger.entries:
-                    await ledger.accept(_tombstone(status.allocation_id, status.origin, clock.now_ns()))
-                    sync.start(status.allocation_id)
             try:
                 async with asyncio.timeout(BOUND_S):
                     await _all_released(ledger, observations)
@@ -93,14 +90,3 @@ async def _note_ends(ledger: Ledger, clock: Clock) -> None:
 
 def _asked(grace_s: int) -> StopAsked:
     return StopAsked(0, Reason.NODE_LOST, min(grace_s, GRACE_S), MESSAGE)
-
-
-def _tombstone(id_: str, origin: str, now_ns: int) -> Entry:
-    return Entry(
-        id=id_,
-        workload_id=workload_of(id_),
-        origin=origin,
-        revision=0,
-        accepted_at_ns=now_ns,
-        stop=_asked(GRACE_S),
-    )

@@ -320,10 +320,15 @@ def test_a_runtime_that_was_there_already_is_used_and_left(process: Process, tmp
         second = other.start()
         assert (second["runtime"], second["runtime_pid"], second["cri"]) == ("external", None, told["cri"])
 
+        async def start_web(caller: Caller) -> wire.AllocationStatus:
+            await caller.apply(starts=[start_of(WEB)])
+            return await caller.until(WEB, running)
+
         async def start_api(caller: Caller) -> wire.AllocationStatus:
             await caller.apply(starts=[start_of(API)])
             return await caller.until(API, running)
 
+        before = calling(told["grpc"], start_web)
         assert calling(second["grpc"], start_api).simulated
         other.end()
         done = other.run("--shutdown")
@@ -335,3 +340,5 @@ def test_a_runtime_that_was_there_already_is_used_and_left(process: Process, tmp
     assert psutil.pid_exists(told["runtime_pid"])
     report = calling(told["grpc"], lambda caller: caller.stub.Observe(wire.ObserveRequest(fence=caller.fence)))
     assert API not in {s.allocation_id for s in report.allocations if s.state == "Running"}
+    [web] = [s for s in report.allocations if s.allocation_id == WEB]
+    assert (web.state, web.restarts, web.container_id) == ("Running", 0, before.container_id)
