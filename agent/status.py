@@ -38,6 +38,8 @@ def status_of(entry: Entry, seen: Seen, progress: Progress, *, ran: bool, simula
         simulated=simulated,
         slot=entry.slot,
         image=entry.wish.image if entry.wish is not None else "",
+        memory_mb=entry.wish.memory_mb if entry.wish is not None else 0,
+        cpu_millicores=entry.wish.cpu_millicores if entry.wish is not None else 0,
     )
     _add_runtime(status, entry, seen, current)
     ending = current is not None and current.state == "exited" and ran

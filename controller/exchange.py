@@ -9,6 +9,9 @@ from typing import Literal
 
 from kakuri.model import Allocation
 
+BY_HAND = "hand"
+"""The origin of what somebody started at the agent; any other is the id of the cluster that started it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObservedAllocation:
@@ -31,6 +34,8 @@ class ObservedAllocation:
     sandbox_id: str = ""
     container_id: str = ""
     ip: str = ""
+    memory_mb: int = 0
+    cpu_millicores: int = 0
     started_at: datetime | None = None
     finished_at: datetime | None = None
 

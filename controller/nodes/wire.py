@@ -128,6 +128,8 @@ def _observed(status: pb.AllocationStatus) -> ObservedAllocation:
         sandbox_id=status.sandbox_id,
         container_id=status.container_id,
         ip=status.ip,
+        memory_mb=status.memory_mb,
+        cpu_millicores=status.cpu_millicores,
         started_at=_time(status.started_at_ns),
         finished_at=_time(status.finished_at_ns),
     )

@@ -5,13 +5,16 @@ from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 
 from controller.store.records import NodeRecord
 from controller.store.rows import AnyRow, labels_text, paged, registration_of, selected
 from controller.store.schema import nodes
 from controller.store.tables import Paging
+from kakuri.model import ByHand
 from kakuri.selector import Selector
 
+_BY_HAND: TypeAdapter[tuple[ByHand, ...]] = TypeAdapter(tuple[ByHand, ...])
 _COLUMNS = (
     nodes.c.id,
     nodes.c.uid,
@@ -24,6 +27,7 @@ _COLUMNS = (
     nodes.c.message,
     nodes.c.registration,
     nodes.c.registered_at,
+    nodes.c.by_hand,
     nodes.c.resource_version,
 )
 
@@ -59,6 +63,7 @@ def to_row(record: NodeRecord) -> dict[str, Any]:
         "ledger_uid": record.ledger_uid,
         "registration": told.model_dump_json() if told else None,
         "registered_at": record.registered_at,
+        "by_hand": _BY_HAND.dump_json(record.by_hand).decode(),
         "generation": record.generation,
         "created_at": record.created_at,
         "resource_version": record.resource_version,
@@ -78,5 +83,6 @@ def _from_row(row: AnyRow) -> NodeRecord:
         message=row.message,
         registration=registration_of(row.registration) if row.registration else None,
         registered_at=row.registered_at,
+        by_hand=_BY_HAND.validate_json(row.by_hand) if row.by_hand != "[]" else (),
         resource_version=row.resource_version,
     )

@@ -11,6 +11,7 @@ from datetime import datetime
 from controller.plan.snapshot import HostPort, NodeView, WorkloadView
 from kakuri.model import (
     Allocation,
+    ByHand,
     Node,
     NodeRegistration,
     NodeStatus,
@@ -107,6 +108,7 @@ class NodeRecord:
     message: str
     registration: NodeRegistration | None = None
     registered_at: datetime | None = None
+    by_hand: tuple[ByHand, ...] = ()
     resource_version: int = 0
 
     @property
@@ -124,9 +126,10 @@ class NodeRecord:
             ready=self.ready,
             reason=self.reason,
             message=self.message,
-            allocated_memory_mb=usage.memory_mb,
-            allocated_cpu_millicores=usage.cpu_millicores,
+            allocated_memory_mb=usage.memory_mb + self._by_hand_mb,
+            allocated_cpu_millicores=usage.cpu_millicores + self._by_hand_millicores,
             allocations=usage.allocations,
+            by_hand=self.by_hand,
             registered_at=self.registered_at,
         )
         return Node.model_construct(
@@ -153,14 +156,22 @@ class NodeRecord:
             runtime_classes=frozenset(c.id for c in runtime_classes.values() if self._offers(c)),
             memory_mb=told.capacity.memory_mb if told else 0,
             cpu_millicores=told.capacity.cpu_millicores if told else 0,
-            used_memory_mb=usage.memory_mb,
-            used_cpu_millicores=usage.cpu_millicores,
+            used_memory_mb=usage.memory_mb + self._by_hand_mb,
+            used_cpu_millicores=usage.cpu_millicores + self._by_hand_millicores,
             host_ports=host_ports,
             ledger_uid=self.ledger_uid,
             simulated=bool(told and told.simulated),
             message=self.message,
             unproved={u.handler: u.message for u in told.unproved} if told else {},
         )
+
+    @property
+    def _by_hand_mb(self) -> int:
+        return sum(run.memory_mb for run in self.by_hand)
+
+    @property
+    def _by_hand_millicores(self) -> int:
+        return sum(run.cpu_millicores for run in self.by_hand)
 
     def _offers(self, runtime_class: RuntimeClass) -> bool:
         # What a canary proved is the handler: a class that a user pointed at another one since is not offered, and a

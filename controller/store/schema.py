@@ -122,6 +122,7 @@ nodes = sa.Table(
     _json("user_labels"),
     _text("ledger_uid"),
     _json("registration", nullable=True),
+    _json("by_hand"),
     _time("registered_at", nullable=True),
     _int("generation"),
     _time("created_at"),

@@ -148,10 +148,15 @@ def _node(node: Object, now: datetime) -> list[str]:
     }
     classes = [[text(c, "id"), text(c, "handler")] for c in at(status, "runtime_classes") or []]
     unproved = [[text(c, "handler"), text(c, "message")] for c in at(status, "unproved") or []]
+    by_hand = [
+        [text(r, "id"), text(r, "state"), text(r, "memory_mb"), text(r, "cpu_millicores")]
+        for r in at(status, "by_hand") or []
+    ]
     return [
         *_fields("Node", pairs),
         *_section("Runtime classes", ["CLASS", "HANDLER"], classes),
         *_section("Handlers that offer no class", ["HANDLER", "WHY"], unproved),
+        *_section("Started by hand", ["ID", "STATE", "MEMORY MB", "CPU MILLICORES"], by_hand),
     ]
 
 

@@ -4,6 +4,7 @@ from kakuri.model.allocation import Allocation, Desired, allocation_id, workload
 from kakuri.model.base import Model
 from kakuri.model.event import Event, EventDraft, EventType
 from kakuri.model.node import (
+    ByHand,
     Capacity,
     Node,
     NodeManifest,
@@ -30,6 +31,7 @@ from kakuri.model.workload import (
 __all__ = [
     "BUILT_IN",
     "Allocation",
+    "ByHand",
     "Capacity",
     "Condition",
     "Desired",

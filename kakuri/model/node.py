@@ -57,6 +57,15 @@ class NodeRegistration(Model):
     features: tuple[StrictStr, ...] = ()
 
 
+class ByHand(Model):
+    """A run that somebody started at the agent over JSON lines. Controllers list and count it, and never touch it."""
+
+    id: str
+    state: str
+    memory_mb: StrictInt = 0
+    cpu_millicores: StrictInt = 0
+
+
 class NodeStatus(Model):
     ready: bool = False
     reason: str = ""
@@ -66,6 +75,8 @@ class NodeStatus(Model):
     allocated_memory_mb: StrictInt = 0
     allocated_cpu_millicores: StrictInt = 0
     allocations: StrictInt = 0
+    by_hand: tuple[ByHand, ...] = ()
+    """Not among the allocations, but what they take is in allocated_*."""
     labels: dict[str, str] = Field(default_factory=dict)
     """The agent's own labels; a user's label of the same key wins."""
     runtime_classes: tuple[ProvedClass, ...] = ()

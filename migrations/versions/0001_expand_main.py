@@ -57,7 +57,7 @@ def _create_tables() -> None:
         *_columns(number, "memory_mb", "cpu_millicores"),
         *_columns(json, "labels", "user_labels"),
         *_columns(text, "ledger_uid"),
-        *_columns(json, "registration?"),
+        *_columns(json, "registration?", "by_hand"),
         *_columns(time, "registered_at?"),
         *_columns(number, "generation"),
         *_columns(time, "created_at"),

@@ -78,6 +78,9 @@ def test_the_transcript_works_and_the_workload_lives_on_beside_a_live_controller
     dev.apply("kind: Workload\nid: other\n" + _manifest(), "--wait")
     dev.cli("delete", "workload", "other", "--wait")
     assert nc.ask(type="GetStatus", id="wl-123")["state"] == "Running"
+    [node] = dev.http("GET", "/nodes").json["items"]
+    assert [(r["id"].partition(".")[0], r["memory_mb"]) for r in node["status"]["by_hand"]] == [("wl-123", 512)]
+    assert "wl-123" in dev.cli("describe", "node", node["id"])
     assert len(machine.sandboxes("wl-123")) == 1
     assert dev.http("GET", "/workloads/wl-123").status == 404
 

@@ -60,12 +60,15 @@ def test_a_start_bears_all_that_a_container_needs() -> None:
 
 
 def test_a_report_keeps_no_exit_code_apart_from_zero() -> None:
-    running = pb.AllocationStatus(allocation_id="a.0.1", state="Running", started_at_ns=1_500_000_000)
+    running = pb.AllocationStatus(
+        allocation_id="a.0.1", state="Running", started_at_ns=1_500_000_000, memory_mb=64, cpu_millicores=250
+    )
     done = pb.AllocationStatus(allocation_id="a.0.2", state="Succeeded", exit_code=0)
 
     report = wire.report("n", pb.ObserveResponse(instance="i", revision=2, allocations=[running, done], gone=["g"]))
 
     assert [a.exit_code for a in report.allocations] == [None, 0]
+    assert (report.allocations[0].memory_mb, report.allocations[0].cpu_millicores) == (64, 250)
     assert report.allocations[0].started_at == datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
     assert report.allocations[1].started_at is None
     assert (report.node, report.gone) == ("n", ("g",))

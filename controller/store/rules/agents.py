@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from controller.exchange import Report, Sent
+from controller.exchange import BY_HAND, Report, Sent
 from controller.store.batch import Batch
 from controller.store.contract import NotFound, Recorded
 from controller.store.records import NodeRecord, Usage
 from controller.store.rules.fence import check_lead
 from controller.store.rules.transitions import answered, lost, observed, told
 from controller.store.tables import Tables
-from kakuri.model import Allocation, Desired, EventDraft, EventType, Node, NodeRegistration, Reason
+from kakuri.model import Allocation, ByHand, Desired, EventDraft, EventType, Node, NodeRegistration, Reason
 
 
 def register_node(
@@ -92,11 +92,11 @@ def set_node_ready(
 def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) -> tuple[Recorded, Batch]:
     check_lead(tables, epoch)
     batch = Batch(now)
+    released = _note_by_hand(tables, batch, report)
     ours = {o.id: o for o in report.allocations if o.origin == tables.cluster_id}
     ids = None if report.full else {*ours, *report.gone}
     rows = _rows_on(tables, report.node, ids)
     dirty: set[str] = set()
-    released = False
     for row in rows.values():
         if row.id in ours:
             after: Allocation | None = observed(row, ours[row.id], ledger_uid=report.ledger_uid, now=now)
@@ -119,6 +119,26 @@ def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) 
         or tables.has_errands(report.node, besides=batch.allocations.updated),
     )
     return recorded, batch
+
+
+def _note_by_hand(tables: Tables, batch: Batch, report: Report) -> bool:
+    """What was started at the agent is no row of ours, but it takes room, and people ask what it is. Returns whether
+    some of it is gone."""
+    told = {o.id: o for o in report.allocations if o.origin == BY_HAND}
+    if not (told or report.gone or report.full):
+        return False
+    node = tables.nodes([report.node]).get(report.node)
+    if node is None:
+        return False
+    runs = {} if report.full else {r.id: r for r in node.by_hand if r.id not in {*told, *report.gone}}
+    for id_, run in told.items():
+        if not run.released:
+            runs[id_] = ByHand(id=id_, state=run.state, memory_mb=run.memory_mb, cpu_millicores=run.cpu_millicores)
+    by_hand = tuple(runs[id_] for id_ in sorted(runs))
+    if by_hand == node.by_hand:
+        return False
+    batch.nodes.update(replace(node, by_hand=by_hand))
+    return any(r.id not in runs for r in node.by_hand)
 
 
 def _rows_on(tables: Tables, node: str, ids: set[str] | None) -> dict[str, Allocation]:

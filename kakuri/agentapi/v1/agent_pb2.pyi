@@ -470,6 +470,8 @@ class AllocationStatus(_message.Message):
     FINISHED_AT_NS_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
+    MEMORY_MB_FIELD_NUMBER: _builtins.int
+    CPU_MILLICORES_FIELD_NUMBER: _builtins.int
     allocation_id: _builtins.str
     workload_id: _builtins.str
     origin: _builtins.str
@@ -495,6 +497,9 @@ class AllocationStatus(_message.Message):
     finished_at_ns: _builtins.int
     image: _builtins.str
     slot: _builtins.int
+    memory_mb: _builtins.int
+    """What it takes of the node: the controller counts what was started by hand, too. 0 for what the ledger doesn't know."""
+    cpu_millicores: _builtins.int
     def __init__(
         self,
         *,
@@ -518,10 +523,12 @@ class AllocationStatus(_message.Message):
         finished_at_ns: _builtins.int = ...,
         image: _builtins.str = ...,
         slot: _builtins.int = ...,
+        memory_mb: _builtins.int = ...,
+        cpu_millicores: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "allocation_id", b"allocation_id", "container_id", b"container_id", "exit_code", b"exit_code", "finished_at_ns", b"finished_at_ns", "handler", b"handler", "image", b"image", "ip", b"ip", "message", b"message", "origin", b"origin", "reason", b"reason", "released", b"released", "restarts", b"restarts", "revision", b"revision", "sandbox_id", b"sandbox_id", "simulated", b"simulated", "slot", b"slot", "started_at_ns", b"started_at_ns", "started_once", b"started_once", "state", b"state", "workload_id", b"workload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "allocation_id", b"allocation_id", "container_id", b"container_id", "cpu_millicores", b"cpu_millicores", "exit_code", b"exit_code", "finished_at_ns", b"finished_at_ns", "handler", b"handler", "image", b"image", "ip", b"ip", "memory_mb", b"memory_mb", "message", b"message", "origin", b"origin", "reason", b"reason", "released", b"released", "restarts", b"restarts", "revision", b"revision", "sandbox_id", b"sandbox_id", "simulated", b"simulated", "slot", b"slot", "started_at_ns", b"started_at_ns", "started_once", b"started_once", "state", b"state", "workload_id", b"workload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
