@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 BUSY_S = 5.0
 """How long a writer waits for another process's. Shorter, and a backup's lock is an error; longer, and people wait."""
+BUSY_LOOK_S = 0.01
 DEADLINE_S = 30.0
 """After it a call answers Unavailable. What it began may still commit: the next pass looks."""
 _ATTEMPTS = 10
@@ -93,7 +95,7 @@ def sqlite_engine(path: Path, *, writer: bool, connections: int = 1) -> sa.Engin
     def _prepare(connection: DBAPIConnection, _: object) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         if not writer:
@@ -117,6 +119,20 @@ def sqlite_engine(path: Path, *, writer: bool, connections: int = 1) -> sa.Engin
             context.is_disconnect = True
 
     return engine
+
+
+def _write_ahead(cursor: DBAPICursor) -> None:
+    """The database is in WAL mode. Two that make it so at once don't wait for each other as all else does."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if _sqlite_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_LOOK_S)
+        else:
+            return
 
 
 def postgres_engine(url: str, *, inspects: bool = False) -> AsyncEngine:
