@@ -34,7 +34,7 @@ async def test_a_stopped_one_is_not_released_before_its_late_sandbox_is_gone(
     agent: Agent, runtime: FakeRuntime, clock: SkippingClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cri.client.RUN_DEADLINE_S", 0.1)
-    runtime.faults.add(Fault("RunPodSandbox", delay_s=0.4, done_anyway=True, times=1))
+    runtime.faults.add(Fault("RunPodSandbox", delay_s=1.5, done_anyway=True, times=1))
     await agent.apply(start_of(WEB))
     await agent.until_state(WEB, "Pending", "SandboxFailed")
     await agent.apply(stop_of(WEB))
