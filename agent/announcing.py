@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from agent.ledger_file import create
+from agent.files import put_file
 from kakuri.log import get_logger
 
 AGAIN_S = 2.0
@@ -48,4 +48,4 @@ class Announcing:
     def write(self) -> None:
         """The file says how it is now. Raises OSError."""
         told = {**self._told, "runtime_pid": self._runtime_pid}
-        create(self._path, json.dumps(told, indent=2).encode() + b"\n")
+        put_file(self._path, json.dumps(told, indent=2).encode() + b"\n")

@@ -21,7 +21,7 @@ from agent.hand import ByHand
 from agent.jsonlines import serving
 from agent.ledger import LedgerError, open_ledger
 from agent.observations import Observations
-from agent.private_runtime import Runtime, RuntimeUnavailable, supervise
+from agent.private_runtime import RuntimeUnavailable, supervise
 from agent.register import Registration, measure_capacity, node_labels
 from agent.runtimes import find_runtimes
 from agent.server import BindError, serving_grpc
@@ -133,11 +133,8 @@ async def _serve(settings: Settings, state_dir: Path) -> None:
                 )
                 work.append(tasks.create_task(announcing.run()))
                 if found.private is not None:
-
-                    def restarted(now: Runtime) -> None:
-                        announcing.change(now.pid)
-
-                    work.append(tasks.create_task(supervise(found.private, restarted)))
+                    supervising = supervise(found.private, lambda now: announcing.change(now.pid))
+                    work.append(tasks.create_task(supervising))
                 work.append(tasks.create_task(_register(registration, canaries, settings.server)))
                 _log.info("agent serves", node=settings.node, runtime=found.kind, **served)
                 await stop.wait()

@@ -18,14 +18,14 @@ from pathlib import Path
 from agent import logs
 from agent.clock import Clock
 from agent.endpoints import Endpoints
-from agent.entry import HAND, Entry, InPlace, StopAsked, Updated
+from agent.entry import Entry, InPlace, StopAsked, Updated
 from agent.ledger import Ledger, LedgerUnwritable
 from agent.observations import Observations
 from agent.sync import Sync
 from cri.convert import ContainerWish, PortWish
 from kakuri.agentapi.v1 import agent_pb2 as wire
 from kakuri.log import get_logger
-from kakuri.model import Reason, RestartPolicy, workload_of
+from kakuri.model import BY_HAND, Reason, RestartPolicy, workload_of
 
 FEATURES: tuple[str, ...] = ()
 """What a start may require beyond the first version of the wire."""
@@ -206,10 +206,10 @@ class Calls:
         id_ = stop.allocation_id
         if not _ALLOCATION.fullmatch(id_):
             return _outcome(stop, wire.ApplyOutcome.REFUSED, Reason.REFUSED, f"{id_!r} is no allocation's id")
-        asked = StopAsked(stop.revision, stop.reason, _seconds(stop.termination_grace_s))
+        asked = StopAsked(stop.revision, stop.reason, _bounded_grace_s(stop.termination_grace_s))
         entry = self._ledger.entries.get(id_)
         found = self._observations.get(id_)
-        if HAND in {entry.origin if entry is not None else "", found.origin if found is not None else ""}:
+        if BY_HAND in {entry.origin if entry is not None else "", found.origin if found is not None else ""}:
             message = "it was started by hand on this node, and no controller touches it; stop it there"
             return _outcome(stop, wire.ApplyOutcome.REFUSED, Reason.REFUSED, message)
         try:
@@ -266,7 +266,7 @@ def in_place_of(given: wire.InPlaceSpec) -> InPlace:
     return InPlace(
         restart_policy=RestartPolicy(given.restart_policy),
         restart_limit=given.restart_limit,
-        grace_s=_seconds(given.termination_grace_s),
+        grace_s=_bounded_grace_s(given.termination_grace_s),
         labels=dict(given.labels),
         generation=given.generation,
     )
@@ -327,5 +327,5 @@ def _outcome(
     )
 
 
-def _seconds(grace_s: int) -> int:
+def _bounded_grace_s(grace_s: int) -> int:
     return min(max(grace_s, 0), 3600)

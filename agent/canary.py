@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agent.clock import Clock
 from agent.endpoints import Endpoint, Endpoints
-from agent.ledger_file import create
+from agent.files import put_file
 from agent.oci import PAUSE_IMAGE
 from agent.sync import CANARY
 from cri.convert import LABEL_ORIGIN, OURS, ContainerWish, SandboxOwner, container_config, sandbox_config
@@ -129,11 +129,10 @@ class Canaries:
             for handler in open_:
                 tasks.create_task(fly(handler))
         proved = frozenset({*known, *(h for h, why in outcomes.items() if not why)})
-        self._set(endpoint, Proof(runtime, proved, {h: why for h, why in outcomes.items() if why}))
+        failed = {h: why for h, why in outcomes.items() if why}
+        self._set(endpoint, Proof(runtime, proved, failed))
         if open_:
-            _log.info("canaries flown", endpoint=endpoint.client.endpoint, proved=sorted(proved), failed=outcomes and {
-                h: why for h, why in outcomes.items() if why
-            })  # fmt: skip
+            _log.info("canaries flown", endpoint=endpoint.client.endpoint, proved=sorted(proved), failed=failed)
             await asyncio.to_thread(self._remember)
 
     def _set(self, endpoint: Endpoint, proof: Proof) -> None:
@@ -157,7 +156,7 @@ class Canaries:
     def _remember(self) -> None:
         noted = {e.client.endpoint: {"runtime": p.runtime, "proved": sorted(p.proved)} for e, p in self._proofs.items()}
         try:
-            create(self._memory, json.dumps(noted).encode())
+            put_file(self._memory, json.dumps(noted).encode())
         except OSError as error:
             _log.warning("proof not remembered", path=str(self._memory), error=str(error))
 

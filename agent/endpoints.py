@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from agent.notes import Notes
 from cri.client import CriClient
-from cri.convert import OURS, ObservedContainer, ObservedSandbox, observed_container, observed_sandbox, of_allocation
+from cri.convert import (
+    OURS,
+    ContainerWish,
+    ObservedContainer,
+    ObservedSandbox,
+    observed_container,
+    observed_sandbox,
+    of_allocation,
+)
 from cri.errors import Unavailable
 
 
@@ -55,6 +63,10 @@ class Endpoints:
 
     def find(self, handler: str) -> Endpoint | None:
         return self._by_handler.get(handler)
+
+    def find_for(self, wish: ContainerWish | None) -> Endpoint | None:
+        """Where this is to run. None: no runtime here has its handler, or nobody knows what it was."""
+        return self.find(wish.handler) if wish is not None else None
 
     def of(self, handler: str) -> Endpoint:
         """Raises Unavailable when no runtime here has it."""

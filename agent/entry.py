@@ -12,10 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cri.convert import ContainerWish, SandboxOwner
-from kakuri.model import RestartPolicy, State
-
-HAND = "hand"
-"""The origin of what a person started over JSON lines: controllers list it and never touch it."""
+from kakuri.model import BY_HAND, RestartPolicy, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ class Entry:
     id: str
     workload_id: str
     origin: str
-    """The cluster's id, or HAND."""
+    """The cluster's id, or BY_HAND."""
     revision: int
     """The newest that was accepted."""
     accepted_at_ns: int
@@ -113,7 +110,7 @@ class Entry:
     @property
     def owner(self) -> SandboxOwner:
         return SandboxOwner(
-            cluster_id="" if self.origin == HAND else self.origin,
+            cluster_id="" if self.origin == BY_HAND else self.origin,
             workload_id=self.workload_id,
             workload_uid=self.workload_uid,
             allocation_id=self.id,

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from agent.places import socket_path
 from agent.private_runtime import DetachedProgram, Runtime, wait_ready
-
-HANDLERS = ("edera", "kata", "runsc", "runc")
+from cri.fake import HANDLERS
 
 _STOP_GRACE_S = 5.0
 

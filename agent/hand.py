@@ -10,11 +10,11 @@ from typing import Protocol
 
 from agent.calls import CallError, Calls
 from agent.clock import Clock
-from agent.entry import HAND, Entry, InPlace, StopAsked
+from agent.entry import Entry, InPlace, StopAsked
 from agent.jsonlines import Answer, Refused
 from agent.ledger import Ledger, LedgerUnwritable
 from cri.convert import ContainerWish, PortWish
-from kakuri.model import BUILT_IN, Reason, State, WorkloadManifest, allocation_id, workload_of
+from kakuri.model import BUILT_IN, BY_HAND, Reason, State, WorkloadManifest, allocation_id, workload_of
 
 KEPT_ENDS = 100
 """Ended ones that GetStatus still knows; nobody else will ever remove them."""
@@ -57,7 +57,7 @@ class ByHand:
         asked = StopAsked(0, Reason.STOPPED, entry.in_place.grace_s if entry is not None else 10)
         try:
             origin = entry.origin if entry is not None else self._calls.get_status(found).origin
-            if origin != HAND:
+            if origin != BY_HAND:
                 raise Refused("InvalidArgument", f"{id_} is run by a controller; delete the workload there")
             if entry is None:
                 # Its ledger is lost, and a person says now that it may go.
@@ -100,7 +100,7 @@ class ByHand:
         return handler
 
     def _already(self, newest: Entry, workload: WorkloadManifest) -> Answer:
-        if newest.origin != HAND:
+        if newest.origin != BY_HAND:
             raise Refused("AlreadyExists", f"{workload.id} is run here by a controller; use another id")
         if newest.stop is not None or newest.end is not None:
             raise Refused("AlreadyExists", f"the last {workload.id} has not gone yet; try again in a moment")
@@ -110,7 +110,7 @@ class ByHand:
         return Answer(workload.id, status.state)
 
     async def _forget_old(self, workload_id: str) -> None:
-        over = [e for e in self._ledger.entries.values() if e.origin == HAND and e.released]
+        over = [e for e in self._ledger.entries.values() if e.origin == BY_HAND and e.released]
         over.sort(key=lambda e: e.accepted_at_ns)
         surplus = {e.id for e in over[: max(len(over) - KEPT_ENDS, 0)]}
         for entry in over:
@@ -125,7 +125,7 @@ class ByHand:
         return Entry(
             id=allocation_id(workload.id, 0, secrets.token_hex(4)),
             workload_id=workload.id,
-            origin=HAND,
+            origin=BY_HAND,
             revision=1,
             accepted_at_ns=self._clock.now_ns(),
             spec_hash=workload.replacing_hash(),
@@ -154,4 +154,4 @@ class ByHand:
 
 
 def _tombstone(id_: str, asked: StopAsked, now_ns: int) -> Entry:
-    return Entry(id=id_, workload_id=workload_of(id_), origin=HAND, revision=1, accepted_at_ns=now_ns, stop=asked)
+    return Entry(id=id_, workload_id=workload_of(id_), origin=BY_HAND, revision=1, accepted_at_ns=now_ns, stop=asked)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from agent.files import put_file
 from agent.notes import Notes
 from agent.places import Places
 from agent.prerequisites import find_program, is_cgroup_v2
@@ -70,10 +71,8 @@ def write_wrapper(places: Places, platform: GvisorPlatform) -> None:
         return
     places.runsc.parent.mkdir(parents=True, exist_ok=True)
     # By rename, for a shim may be starting it right now.
-    half = places.runsc.with_name(".runsc.new")
-    half.write_text(wrapper_script(runc=runc, runsc=runsc, platform=platform, starts=Notes(places.notes).starts))
-    half.chmod(0o755)
-    half.replace(places.runsc)
+    script = wrapper_script(runc=runc, runsc=runsc, platform=platform, starts=Notes(places.notes).starts)
+    put_file(places.runsc, script.encode(), mode=0o755)
 
 
 def write_runsc_config(places: Places, platform: GvisorPlatform) -> None:

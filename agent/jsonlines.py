@@ -12,7 +12,7 @@ bounded amount of memory and time.
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Protocol
@@ -215,7 +215,7 @@ def _error(code: Code, message: str) -> dict[str, str]:
     return {"type": "Error", "code": code, "message": message}
 
 
-_Call = Callable[[], Any]
+_Call = Callable[[], Awaitable[Answer]]
 _TYPES = "StartWorkload, GetStatus or StopWorkload"
 
 

@@ -25,7 +25,8 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from agent.entry import Change, Entry, apply_change
-from agent.ledger_file import LedgerFile, create
+from agent.files import put_file
+from agent.ledger_file import LedgerFile
 from kakuri.log import get_logger
 
 VERSION = 1
@@ -150,7 +151,7 @@ class Ledger:
         if (cluster_id, epoch) == (self._fence.cluster_id, self._fence.epoch):
             return
         fence = _Fence(cluster_id, max(epoch, self._fence.epoch))
-        self._batch.records.append({"fence": {"cluster_id": fence.cluster_id, "epoch": fence.epoch}})
+        self._batch.records.append(_fence_record(fence))
         self._batch.fence = fence
         await self._commit(self._batch)
 
@@ -215,7 +216,7 @@ class Ledger:
         def work() -> None:
             lines = [
                 _header(self.uid),
-                _line([{"fence": {"cluster_id": fence.cluster_id, "epoch": fence.epoch}}, {"forgotten": forgotten}]),
+                _line([_fence_record(fence), {"forgotten": forgotten}]),
                 *(_line([_entry_record(e)]) for e in entries.values()),
             ]
             self._file.rewrite(b"".join(lines))
@@ -273,7 +274,7 @@ def open_ledger(path: Path) -> Ledger:
     try:
         if not path.exists():
             uid = secrets.token_hex(16)
-            create(path, _header(uid))
+            put_file(path, _header(uid))
             return Ledger(LedgerFile(path), uid, label=str(path))
         content = path.read_bytes()
         return _read(path, content)
@@ -325,6 +326,10 @@ def _damaged(path: Path, number: int, what: str) -> LedgerDamaged:
 def _entry_record(entry: Entry) -> dict[str, Any]:
     # Defaults are written out: another version's must not change what was accepted.
     return {"entry": _ENTRY.dump_python(entry, mode="json")}
+
+
+def _fence_record(fence: _Fence) -> dict[str, Any]:
+    return {"fence": {"cluster_id": fence.cluster_id, "epoch": fence.epoch}}
 
 
 def _header(uid: str) -> bytes:

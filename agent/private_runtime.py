@@ -18,6 +18,7 @@ from typing import Literal, NoReturn, Protocol
 
 import psutil
 
+from agent.files import put_file
 from agent.notes import Notes
 from cri.client import CriClient
 from cri.errors import CriError
@@ -78,7 +79,7 @@ class PrivateRuntime(Protocol):
 async def supervise(runtime: PrivateRuntime, restarted: Callable[[Runtime], None]) -> NoReturn:
     """The runtime is started again whenever it dies, until this is cancelled. Containers live on meanwhile.
 
-    restarted: is told the new pid.
+    restarted: is told how it runs now.
     """
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_keep_up(runtime))
@@ -223,9 +224,7 @@ class DetachedProgram:
             return False
 
     def _note(self, pid: int) -> None:
-        half = self._pid_file.with_name(f".{self._pid_file.name}.new")
-        half.write_text(f"{pid}\n")
-        half.replace(self._pid_file)
+        put_file(self._pid_file, f"{pid}\n".encode())
 
 
 async def wait_ready(endpoint: str, program: DetachedProgram) -> None:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from kakuri.host import node_name, split_address
+from agent.handlers import GvisorPlatform
+from kakuri.host import check_address, node_name
 from kakuri.model.fields import Labels, Name
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -41,15 +42,13 @@ class Settings(BaseSettings):
     cri_endpoint: Annotated[tuple[str, ...], NoDecode] = ()
     """unix:///socket=handler,handler: runtimes that are there already; then no private one is started."""
     label: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
-    gvisor_platform: Literal["systrap", "ptrace"] = "systrap"
+    gvisor_platform: GvisorPlatform = "systrap"
     log_level: LogLevel = "info"
 
     @field_validator("grpc", "json_lines", "advertise")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        if value:
-            split_address(value)
-        return value
+        return check_address(value) if value else value
 
     @field_validator("server")
     @classmethod

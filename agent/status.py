@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from agent.action import CreateContainer, EnsureImage, Look, ProbePorts, Record, RunSandbox, StartContainer, Step
 from agent.entry import Entry
-from agent.progress import Progress, Trouble
+from agent.progress import SECOND, Progress, Trouble
 from agent.seen import Seen
 from agent.step import told
 from cri.convert import ObservedContainer, ObservedSandbox
@@ -131,7 +131,7 @@ def _history(entry: Entry) -> str:
 def _between(entry: Entry, trouble: Trouble | None) -> str:
     parts = []
     if entry.last is not None:
-        wait_s = max(entry.not_before_ns - entry.last.finished_at_ns, 0) // 1_000_000_000
+        wait_s = max(entry.not_before_ns - entry.last.finished_at_ns, 0) // SECOND
         when = f"restarting {wait_s} s after it" if wait_s else "restarting"
         parts.append(f"the last run ended with {told(entry.last)}; {when}")
     if trouble is not None:

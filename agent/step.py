@@ -37,12 +37,11 @@ from agent.action import (
     Wait,
 )
 from agent.entry import AttemptOver, Cleared, End, Ended, Entry, Exit, Released
-from agent.progress import Progress
+from agent.progress import SECOND, Progress
 from agent.seen import Seen
 from cri.convert import ObservedContainer, ObservedSandbox
 from kakuri.model import Reason, RestartPolicy, State
 
-SECOND = 1_000_000_000
 FIRST_BACKOFF_S = 10
 MAX_BACKOFF_S = 300
 GOOD_RUN_S = 600
@@ -144,7 +143,7 @@ def _drive(entry: Entry, seen: Seen, progress: Progress, current: ObservedContai
                 return InspectContainer(current.id)
             if sandbox is not None and sandbox.id not in seen.inspected:
                 return InspectSandbox(sandbox.id)  # did it die of that?
-            return Record(_after_exit(entry, _exit_of(seen, current, alive, now_ns)))
+            return Record(_after_exit(entry, _exit_of(seen, current, now_ns, sandbox_alive=alive)))
         case "unknown":
             # The runtime lost track of it. Only what is certainly over may be followed by another.
             return StopContainer(current.id, 0)
@@ -216,7 +215,7 @@ def _stop(entry: Entry, seen: Seen, now_ns: int) -> Step:
     if current.id not in seen.inspected:
         return InspectContainer(current.id)
     # A sandbox that died with it is no news: it was about to go.
-    exit_ = _exit_of(seen, current, True, now_ns)
+    exit_ = _exit_of(seen, current, now_ns, sandbox_alive=True)
     return Record(Ended(_stopped(entry, exit_, now_ns, lost=False), exit_))
 
 
@@ -285,7 +284,7 @@ def is_end_unknown(container: ObservedContainer) -> bool:
     return container.exit_code == UNKNOWN_CODE and container.reason == "Unknown"
 
 
-def _exit_of(seen: Seen, container: ObservedContainer, sandbox_alive: bool, now_ns: int) -> Exit:
+def _exit_of(seen: Seen, container: ObservedContainer, now_ns: int, *, sandbox_alive: bool) -> Exit:
     code = container.exit_code
     ran = container.started_at_ns > 0
     message = container.message

@@ -60,8 +60,8 @@ class Sync:
         self._found: dict[str, Endpoint] = {}
         self._relist = asyncio.Event()
         self._deaf: set[str] = set()
-        self._hears_from_ns = 0
         """Endpoints without events."""
+        self._hears_from_ns = 0
         self._closing = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None
@@ -148,8 +148,7 @@ class Sync:
 
     def _is_listed(self, id_: str, listings: Mapping[Endpoint, Listing]) -> bool:
         entry = self._ledger.entries.get(id_)
-        endpoint = self._endpoints.find(entry.wish.handler) if entry is not None and entry.wish is not None else None
-        return endpoint in listings
+        return entry is not None and self._endpoints.find_for(entry.wish) in listings
 
     def _spawn(self, id_: str, seen: Seen, *, settle_at_ns: int = 0) -> None:
         assert self._tasks is not None

@@ -36,7 +36,7 @@ from agent.ledger import Ledger, LedgerUnwritable
 from agent.notes import Notes
 from agent.observations import Observations
 from agent.ports import find_conflict
-from agent.progress import Outcome, Progress, after_failure, after_success
+from agent.progress import SECOND, Outcome, Progress, after_failure, after_success
 from agent.pulls import Pulls
 from agent.seen import Seen
 from agent.status import status_of
@@ -49,7 +49,6 @@ from cri.v1 import runtime_pb2 as pb
 from kakuri.agentapi.v1 import agent_pb2 as wire
 from kakuri.log import OncePer, get_logger
 
-SECOND = 1_000_000_000
 BUG_PAUSE_S = 30
 _log = get_logger("agent.worker")
 
@@ -178,9 +177,7 @@ class Worker:
             await self._do(entry, action)
         except CriError as error:
             self._failed(action, _outcome_of(error), error.message)
-        except PortsTaken as error:
-            self._failed(action, Outcome.REFUSED, str(error))
-        except LedgerUnwritable as error:
+        except (PortsTaken, LedgerUnwritable) as error:
             self._failed(action, Outcome.REFUSED, str(error))
         except OSError as error:
             self._failed(action, Outcome.REFUSED, f"{error.filename or self._means.logs}: {error.strerror or error}")
@@ -320,7 +317,7 @@ class Worker:
         return replace(container, exit_code=end.exit_code, reason="", message="", finished_at_ns=end.finished_at_ns)
 
     def _notes(self, entry: Entry) -> Notes | None:
-        endpoint = self._means.endpoints.find(entry.wish.handler) if entry.wish is not None else None
+        endpoint = self._means.endpoints.find_for(entry.wish)
         return endpoint.notes if endpoint is not None else None
 
     def _sandbox_config(self, entry: Entry, endpoint: Endpoint) -> pb.PodSandboxConfig:
@@ -346,7 +343,7 @@ class Worker:
 
     def _tell(self, entry: Entry, *, whole: bool) -> None:
         """whole: ids and addresses are news too. In the middle of a start each would only cost its readers a write."""
-        endpoint = self._means.endpoints.find(entry.wish.handler) if entry.wish is not None else None
+        endpoint = self._means.endpoints.find_for(entry.wish)
         simulated = endpoint.simulated if endpoint is not None else self._means.endpoints.simulated
         status = status_of(entry, self.seen, self._progress, ran=self._ran, simulated=simulated)
         status.revision = self._means.ledger.durable_revision(self.id)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from controller.api import build_api, serving
 from controller.api.ports import AgentUnreachable, LogsNotFound
 from controller.loops.driver import Driver
-from controller.nodes import Agents, NodeError
+from controller.nodes import Agents, LogNotFound, NodeError
 from controller.settings import ControllerSettings
 from controller.store import open_store
 from controller.store.contract import NotFound, Store
@@ -47,8 +47,8 @@ class NodeLogs:
                 yield chunk
         except NotFound as error:
             raise LogsNotFound(f"node {allocation.node} is gone, and its logs with it") from error
-        except KeyError as error:
-            raise LogsNotFound(str(error.args[0])) from error
+        except LogNotFound as error:
+            raise LogsNotFound(error.message) from error
         except NodeError as error:
             raise AgentUnreachable(error.message) from error
 

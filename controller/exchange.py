@@ -9,9 +9,6 @@ from typing import Literal
 
 from kakuri.model import Allocation
 
-BY_HAND = "hand"
-"""The origin of what somebody started at the agent; any other is the id of the cluster that started it."""
-
 
 @dataclass(frozen=True, slots=True)
 class ObservedAllocation:

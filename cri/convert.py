@@ -165,7 +165,7 @@ def container_config(owner: SandboxOwner, wish: ContainerWish, *, attempt: int) 
         working_dir=wish.working_dir,
         envs=[pb.KeyValue(key=key, value=value) for key, value in wish.env.items()],
         labels={**_labels(owner), LABEL_ATTEMPT: str(attempt)},
-        annotations={ANNOTATION_WORKLOAD_UID: owner.workload_uid, ANNOTATION_RUNTIME_CLASS: wish.runtime_class},
+        annotations=_annotations(owner, wish),
         log_path=log_name(attempt),
         linux=pb.LinuxContainerConfig(
             resources=_limits(wish),
@@ -272,8 +272,12 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
 
 
+def _annotations(owner: SandboxOwner, wish: ContainerWish) -> dict[str, str]:
+    return {ANNOTATION_WORKLOAD_UID: owner.workload_uid, ANNOTATION_RUNTIME_CLASS: wish.runtime_class}
+
+
 def _sandbox_annotations(owner: SandboxOwner, wish: ContainerWish) -> dict[str, str]:
-    annotations = {ANNOTATION_WORKLOAD_UID: owner.workload_uid, ANNOTATION_RUNTIME_CLASS: wish.runtime_class}
+    annotations = _annotations(owner, wish)
     if wish.handler == "edera":
         # A zone is a VM: whole CPUs, and the memory (MB) that it boots with.
         annotations["dev.edera/cpu"] = str(-(-wish.cpu_millicores // 1000))

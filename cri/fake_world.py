@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
+from cri.fake_labels import LabelIndex
 from cri.fake_script import Script, pullable, script_of
 from cri.v1 import runtime_pb2 as pb
 from kakuri.image import normalize_image
@@ -79,7 +80,7 @@ class World:
         self._sandboxes: dict[str, Sandbox] = {}
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
-        self._by_label = _LabelIndex()
+        self._by_label = LabelIndex()
         self._addresses = 0
 
     # sandboxes
@@ -287,7 +288,7 @@ class World:
         for store in (self._sandboxes, self._containers, self._names):
             store.clear()
         self._images.clear()
-        self._by_label = _LabelIndex()
+        self._by_label = LabelIndex()
 
     def _container(self, id_: str) -> Container:
         container = self._containers.get(id_)
@@ -360,29 +361,6 @@ class World:
 
 
 _Found = TypeVar("_Found", Sandbox, Container)
-
-
-class _LabelIndex:
-    """Ids by each of their labels, in the order they came."""
-
-    def __init__(self) -> None:
-        self._ids: dict[tuple[str, str], dict[str, None]] = {}
-
-    def add(self, id_: str, labels: Mapping[str, str]) -> None:
-        for pair in labels.items():
-            self._ids.setdefault(pair, {})[id_] = None
-
-    def discard(self, id_: str, labels: Mapping[str, str]) -> None:
-        for pair in labels.items():
-            ids = self._ids[pair]
-            del ids[id_]
-            if not ids:
-                del self._ids[pair]
-
-    def matching(self, labels: Mapping[str, str]) -> dict[str, None]:
-        """Those that bear all these labels. Costs as much as the rarest of them."""
-        sets = sorted((self._ids.get(pair, {}) for pair in labels.items()), key=len)
-        return {id_: None for id_ in sets[0] if all(id_ in other for other in sets[1:])}
 
 
 def _full(reference: str) -> str:

@@ -11,8 +11,8 @@ wrong is one of the errors below and nothing else.
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -181,11 +181,9 @@ class Client:
                     yield Change(event["type"], event["object"], event["resource_version"])
 
     async def _lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        try:
+        with self._reading():
             async for line in response.content:
                 yield line
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ServerUnreachable(self.server, _why(error), connected=True) from error
 
     async def mirror(self, kind: str, **filters: str) -> AsyncIterator[View]:
         """The objects now, and again after each change. Reads all anew when the server no longer holds what is
@@ -232,11 +230,9 @@ class Client:
         )  # a followed log may be silent for days
         path = f"{self._path('Allocation', allocation)}/logs"
         async with self._response("GET", path, query=query, timeout=timeout) as response:
-            try:
+            with self._reading():
                 async for chunk in response.content.iter_any():
                     yield chunk
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise ServerUnreachable(self.server, _why(error), connected=True) from error
 
     async def register_node(self, id_: str, registration: "NodeRegistration") -> Object:
         """The node as the server has it now."""
@@ -257,10 +253,8 @@ class Client:
     ) -> Object:
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
         async with self._response(method, path, query=query or {}, body=body, timeout=timeout) as response:
-            try:
+            with self._reading():
                 text = await response.read()
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise ServerUnreachable(self.server, _why(error), connected=True) from error
             if not text:
                 return {}
             value = _object(text)
@@ -286,6 +280,14 @@ class Client:
             yield response
         finally:
             response.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """An answer that breaks off is a server that is lost."""
+        try:
+            yield
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ServerUnreachable(self.server, _why(error), connected=True) from error
 
     async def _request(self, method: str, path: str, **how: Any) -> aiohttp.ClientResponse:
         if self._session is None:

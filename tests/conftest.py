@@ -8,11 +8,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
+    "support.ports",  # first: others import it
     "support.postgres",
     "support.stores",
     "support.containerd",
     "support.dev",
     "support.children",
+    "support.command_line",
     "support.runtime",
     "support.cri_subject",
     "support.agents",

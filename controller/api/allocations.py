@@ -9,15 +9,14 @@ from aiohttp import web
 
 from controller.api.context import Api
 from controller.api.ports import LogsError, ObjectReads
-from controller.api.query import MAX_TAIL, SELECTOR, Param, Where, read_flag, read_int
+from controller.api.query import MAX_TAIL, NAME, SELECTOR, Param, Where, read_flag, read_int
 from controller.api.resource import Resource
 from controller.api.streams import begin, cut, gone, send
 from controller.store.contract import AllocationFilter, Page
 from kakuri.model import Allocation
 
-_NAME = {"type": "string", "minLength": 1, "maxLength": 63}
-WORKLOAD = Param("workload", _NAME, "Of the workload with this id.")
-NODE = Param("node", _NAME, "On the node with this id.")
+WORKLOAD = Param("workload", NAME, "Of the workload with this id.")
+NODE = Param("node", NAME, "On the node with this id.")
 _ID = re.compile(r"[-a-z0-9]{1,63}\.[0-9]{1,5}\.[0-9a-f]{8}")
 BEGIN_S = 0.5
 """How long an error may turn a followed log's answer into a problem, before the answer begins without a first line."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from controller.api.ports import ObjectReads
-from controller.api.query import Param, Where
+from controller.api.query import NAME, Param, Where
 from controller.api.resource import Resource
 from controller.store.contract import EventFilter, NotFound, Page
 from kakuri.model import Event
@@ -14,7 +14,7 @@ from kakuri.model import Event
 OBJECT_KIND = Param(
     "object_kind", {"type": "string", "enum": ["Workload", "Node", "RuntimeClass"]}, "Of objects of this kind."
 )
-OBJECT_ID = Param("object_id", {"type": "string", "minLength": 1, "maxLength": 63}, "Of the object with this id.")
+OBJECT_ID = Param("object_id", NAME, "Of the object with this id.")
 TYPE = Param("type", {"type": "string", "enum": ["Normal", "Warning"]}, "Of this type.")
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from controller.api.apply import MAX_WRITES
 from controller.api.problem import CONTENT_TYPE as PROBLEM_JSON
-from controller.api.query import Param
+from controller.api.query import NAME, Param
 from controller.api.resource import Resource
 from controller.api.route import JSON, Answer, Ref, Route
 from kakuri.model import NodeManifest, NodeRegistration, RuntimeClassManifest, WorkloadManifest
@@ -158,7 +158,7 @@ def _applied(kind: str) -> dict[str, Any]:
 
 _NAMED = {
     "type": "object",
-    "properties": {"kind": {"enum": list(_MANIFESTS)}, "id": {"type": "string", "minLength": 1, "maxLength": 63}},
+    "properties": {"kind": {"enum": list(_MANIFESTS)}, "id": NAME},
     "required": ["kind", "id"],
     "additionalProperties": False,
 }

@@ -36,6 +36,7 @@ class Param:
     where: Literal["query", "path", "header"] = "query"
 
 
+NAME = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
 _FLAG = {"type": "string", "enum": ["0", "1", "false", "true"]}
 
 ID = Param("id", {"type": "string", "minLength": 1, "maxLength": 253}, "The object's id.", "path")

@@ -3,7 +3,6 @@
 One rule: a page and a watch of the same query select the same objects.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,13 +12,11 @@ from controller.api.ports import ObjectReads
 from controller.api.query import Param, Where
 from controller.store.contract import Kind, NotFound, Page
 from kakuri.model import Allocation, Event, Model, Node, RuntimeClass, Workload
-from kakuri.model.fields import MAX_NAME
+from kakuri.model.fields import is_name
 
 Shown = Workload | Allocation | Node | RuntimeClass | Event
 """An object as the server shows it."""
 T = TypeVar("T", Workload, Allocation, Node, RuntimeClass, Event)
-
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 class Resource(ABC, Generic[T]):
@@ -61,7 +58,7 @@ class Resource(ABC, Generic[T]):
         return text
 
     def is_id(self, text: str) -> bool:
-        return len(text) <= MAX_NAME and _NAME.fullmatch(text) is not None
+        return is_name(text)
 
 
 def to_text(object_: Model) -> str:

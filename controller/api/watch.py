@@ -96,9 +96,6 @@ class WatchHub:
         self._say = OncePer(60, lambda: asyncio.get_running_loop().time())
         store.on_commit(self._kick.set)
 
-    def __len__(self) -> int:
-        return len(self._subscriptions)
-
     def note_served(self, resource_version: int, now: datetime) -> None:
         """A list was answered as of this version: what is born from now on is new to a watch that begins there."""
         self._served.setdefault(resource_version, now)

@@ -12,7 +12,7 @@ import grpc.aio
 
 from controller.exchange import Errand, Report, Sent
 from controller.nodes import wire
-from controller.nodes.errors import NodeError, NodeRefused, NodeUnreachable
+from controller.nodes.errors import LogNotFound, NodeError, NodeRefused, NodeUnreachable
 from kakuri.agentapi.v1 import agent_pb2 as pb
 from kakuri.agentapi.v1.agent_pb2_grpc import AgentStub
 
@@ -74,7 +74,7 @@ class Agents:
     async def logs(
         self, address: str, allocation_id: str, *, follow: bool, tail: int, previous: bool
     ) -> AsyncIterator[bytes]:
-        """The log in chunks of at most 64 KiB. KeyError when the agent has none of that id (or no previous one)."""
+        """The log in chunks of at most 64 KiB. Raises LogNotFound."""
         request = pb.LogsRequest(allocation_id=allocation_id, follow=follow, tail=tail, previous=previous)
         call = self._stub(address).Logs(request)
         try:
@@ -88,7 +88,7 @@ class Agents:
             raise NodeUnreachable(f"the agent at {address} said nothing for {LOG_SILENCE_S:g} s") from error
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
-                raise KeyError(error.details() or allocation_id) from error
+                raise LogNotFound(error.details() or f"there is no log of {allocation_id}") from error
             _raise(address, error)
         finally:
             call.cancel()

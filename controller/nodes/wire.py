@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from controller.exchange import Errand, ObservedAllocation, Report, Sent
 from kakuri.agentapi.v1 import agent_pb2 as pb
-from kakuri.model import Desired, WorkloadSpec
+from kakuri.model import Desired, Reason, WorkloadSpec
 
 _RESULTS: dict[int, str] = {
     pb.ApplyOutcome.ACCEPTED: "accepted",
@@ -36,12 +36,16 @@ def apply_request(
             case Desired.REMOVE:
                 request.removals.append(pb.Remove(allocation_id=allocation.id, revision=allocation.revision))
     request.stops.extend(
-        pb.Stop(allocation_id=i, revision=_LAST_REVISION, reason="Deleted", termination_grace_s=10) for i in stops
+        pb.Stop(
+            allocation_id=i, revision=_LAST_REVISION, reason=Reason.DELETED.value, termination_grace_s=ORPHAN_GRACE_S
+        )
+        for i in stops
     )
     request.removals.extend(pb.Remove(allocation_id=i, revision=_LAST_REVISION) for i in removals)
     return request
 
 
+ORPHAN_GRACE_S = 10  # the default of a workload: what this one was promised is known no more
 _LAST_REVISION = 2**53
 """Above any that a row had: no delayed start of the same allocation can be newer."""
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from controller.plan.snapshot import HostPort, NodeView, Snapshot
-from kakuri.model import PortMapping, RuntimeClass, WorkloadSpec, ips_overlap
+from controller.plan.snapshot import NodeView, Snapshot, host_ports_of
+from kakuri.model import RuntimeClass, WorkloadSpec, ips_overlap
 
 
 class Lack(StrEnum):
@@ -98,7 +98,7 @@ class Search:
             node,
             used_memory_mb=node.used_memory_mb + self._spec.memory_mb,
             used_cpu_millicores=node.used_cpu_millicores + self._spec.cpu_millicores,
-            host_ports=node.host_ports | {p for m in self._spec.ports if (p := _host_port(m)) is not None},
+            host_ports=node.host_ports.union(host_ports_of(self._spec)),
         )
         self._count[node.id] += 1
         heapq.heappush(self._best, self._rank(after))
@@ -181,18 +181,11 @@ def _handler(name: str, classes: Mapping[str, RuntimeClass]) -> str:
 
 
 def _taken_ports(spec: WorkloadSpec, node: NodeView) -> list[str]:
-    wanted = [p for m in spec.ports if (p := _host_port(m)) is not None]
     return [
         f"{p.ip}:{p.port}/{p.protocol}"
-        for p in wanted
+        for p in host_ports_of(spec)
         if any(t.port == p.port and t.protocol == p.protocol and ips_overlap(t.ip, p.ip) for t in node.host_ports)
     ]
-
-
-def _host_port(mapping: PortMapping) -> HostPort | None:
-    if mapping.host_port is None:
-        return None
-    return HostPort(mapping.host_ip, mapping.host_port, mapping.protocol.value)
 
 
 def _counted(lack: Lack, notes: list[str], spec: WorkloadSpec) -> str:

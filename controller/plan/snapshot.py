@@ -20,6 +20,11 @@ class HostPort:
     protocol: str
 
 
+def host_ports_of(spec: WorkloadSpec) -> tuple[HostPort, ...]:
+    """What an allocation of this holds of its node, in the spec's order."""
+    return tuple(HostPort(p.host_ip, p.host_port, p.protocol.value) for p in spec.ports if p.host_port is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class WorkloadView:
     """A workload as loaded, with every allocation row it has."""

@@ -6,9 +6,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from controller.exchange import Errand
-from controller.plan.snapshot import HostPort
+from controller.plan.snapshot import HostPort, host_ports_of
 from controller.store.contract import AllocationFilter
-from controller.store.records import Usage, host_ports_of
+from controller.store.records import Usage
 from controller.store.rows import AnyRow, paged, selected, spec_of
 from controller.store.schema import allocations, nodes, runtime_classes, workloads
 from controller.store.tables import Paging

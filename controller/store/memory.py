@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from controller.exchange import Errand
-from controller.plan.snapshot import HostPort
+from controller.plan.snapshot import HostPort, host_ports_of
 from controller.store.base import TransactionStore
 from controller.store.batch import Batch, R, Rows
 from controller.store.contract import AllocationFilter, Change, EventFilter, Lease
 from controller.store.events import place_after
-from controller.store.records import NodeRecord, Usage, WorkloadRecord, host_ports_of
+from controller.store.records import NodeRecord, Usage, WorkloadRecord
 from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables, Versions
 from kakuri.model import BUILT_IN, Allocation, Event, RuntimeClass
 from kakuri.selector import Selector

@@ -178,7 +178,3 @@ class NodeRecord:
         # new name for a proved one is.
         proved = self.registration.runtime_classes if self.registration else ()
         return any(p.handler == runtime_class.handler or (p.id == runtime_class.id and not p.handler) for p in proved)
-
-
-def host_ports_of(spec: WorkloadSpec) -> frozenset[HostPort]:
-    return frozenset(HostPort(p.host_ip, p.host_port, p.protocol.value) for p in spec.ports if p.host_port is not None)

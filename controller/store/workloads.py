@@ -12,7 +12,7 @@ from controller.store.tables import Paging
 from kakuri.model import State
 from kakuri.selector import Selector
 
-_ENDED = (State.SUCCEEDED.value, State.FAILED.value)
+_ENDED = tuple(s.value for s in State if s.ended)
 
 _COLUMNS = (
     workloads.c.id,

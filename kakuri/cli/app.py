@@ -3,12 +3,10 @@
 One rule: importing this imports nothing slow. --help must answer faster than a person notices.
 """
 
-from typing import Annotated
-
 import typer
 
 from kakuri.cli import apply, delete, describe, dev, events, get, logs, processes, version, wait
-from kakuri.cli.session import DEFAULT_SERVER, remember_server
+from kakuri.cli.session import ServerOption, remember_server
 
 app = typer.Typer(
     name="kakuri",
@@ -22,16 +20,7 @@ database = typer.Typer(help="Look after the database.", no_args_is_help=True, ri
 
 
 @app.callback()
-def root(
-    server: Annotated[
-        str | None,
-        typer.Option(
-            "--server",
-            metavar="URL",
-            help=f"The server's address; else KAKURI_SERVER, the config file, or {DEFAULT_SERVER}.",
-        ),
-    ] = None,
-) -> None:
+def root(server: ServerOption = None) -> None:
     """Run containers in strongly isolated sandboxes, without Kubernetes."""
     remember_server(server)
 

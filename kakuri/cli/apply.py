@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kakuri.cli.failure import Failure, NotReady
+from kakuri.cli.judge import SETTLED
 from kakuri.cli.kinds import Target, singular
 from kakuri.cli.output import put
 from kakuri.cli.session import ServerOption, run, steady_mirror, tell
@@ -39,8 +40,6 @@ def apply(
         mark = " (dry run)" if dry_run else ""
         put(f"{singular(o.kind)}/{o.id} {o.result}{mark}" for o in outcomes)
         if wait and not dry_run:
-            from kakuri.cli.judge import SETTLED  # noqa: PLC0415 - only here
-
             await wait_for(client, [Target(o.kind, o.id) for o in outcomes if o.kind == "Workload"], SETTLED, timeout)
 
     run(server, command)

@@ -75,6 +75,11 @@ def node_state(object_: Object) -> str:
     return f"{ready}{cordon}{mark}"
 
 
+def node_labels(object_: Object) -> str:
+    """The agent's own and the user's, who has the last word."""
+    return labels_text({**(at(object_, "status", "labels") or {}), **object_.get("labels", {})})
+
+
 def _field(head: str, *path: str, wide: bool = False) -> Column:
     return Column(head, lambda o, _now: text(o, *path), wide)
 
@@ -134,11 +139,7 @@ _COLUMNS: Mapping[str, tuple[Column, ...]] = {
         _age(),
         _field("ADDRESS", "status", "address", wide=True),
         _field("RUNTIME", "status", "runtime", wide=True),
-        Column(
-            "LABELS",
-            lambda o, _now: labels_text({**(at(o, "status", "labels") or {}), **o.get("labels", {})}),
-            wide=True,
-        ),
+        Column("LABELS", lambda o, _now: node_labels(o), wide=True),
         _field("MESSAGE", "status", "message", wide=True),
     ),
     "RuntimeClass": (

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kakuri.cli import output
-from kakuri.cli.columns import ago, at, columns, node_state, row, state, text
+from kakuri.cli.columns import ago, at, columns, node_labels, node_state, row, state, text
 from kakuri.cli.failure import Usage
 from kakuri.cli.kinds import Target, read_targets
-from kakuri.cli.output import labels_text, plain, put
+from kakuri.cli.output import plain, put
 from kakuri.cli.session import ServerOption, run
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _node(node: Object, now: datetime) -> list[str]:
         "cpu": f"{at(status, 'allocated_cpu_millicores') or 0} of {text(status, 'capacity', 'cpu_millicores')} "
         "millicores taken",
         "allocations": text(status, "allocations"),
-        "labels": labels_text({**(at(status, "labels") or {}), **node.get("labels", {})}),
+        "labels": node_labels(node),
         "age": ago(node.get("created_at"), now),
     }
     classes = [[text(c, "id"), text(c, "handler")] for c in at(status, "runtime_classes") or []]

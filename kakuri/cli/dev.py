@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,10 @@ class Runtime(StrEnum):
     FAKE = "fake"
 
 
+def _port_option(help_: str) -> Any:
+    return typer.Option(min=0, max=65_535, metavar="PORT", show_default=False, help=help_)
+
+
 def dev(
     directory: Annotated[Path, typer.Option("--dir", metavar="FOLDER", help="Where all of it is kept.")] = Path(
         ".kakuri"
@@ -23,28 +27,9 @@ def dev(
     runtime: Annotated[
         Runtime, typer.Option(help="containerd: a private one; fake: nothing really runs; auto: what works here.")
     ] = Runtime.AUTO,
-    http_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=65_535, metavar="PORT", show_default=False, help="The HTTP API (8080; 0: any free one)."
-        ),
-    ] = None,
-    agent_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=65_535, metavar="PORT", show_default=False, help="The agent's gRPC (9001; 0: any free one)."
-        ),
-    ] = None,
-    json_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65_535,
-            metavar="PORT",
-            show_default=False,
-            help="The agent's JSON lines (9000; 0: any free one).",
-        ),
-    ] = None,
+    http_port: Annotated[int | None, _port_option("The HTTP API (8080; 0: any free one).")] = None,
+    agent_port: Annotated[int | None, _port_option("The agent's gRPC (9001; 0: any free one).")] = None,
+    json_port: Annotated[int | None, _port_option("The agent's JSON lines (9000; 0: any free one).")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave workloads running at the end.")] = False,
     node: Annotated[str | None, typer.Option(metavar="NAME", help="This node's id; else the host's name.")] = None,
 ) -> None:

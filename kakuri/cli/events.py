@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kakuri.cli.failure import Usage
-from kakuri.cli.get import OutputOption, lines, show_changes
+from kakuri.cli.get import OutputOption, show, show_changes
 from kakuri.cli.kinds import read_targets
-from kakuri.cli.output import Output, put
-from kakuri.cli.session import ServerOption, run, steady_mirror, tell
+from kakuri.cli.output import Output
+from kakuri.cli.session import ServerOption, run, steady_mirror
 
 if TYPE_CHECKING:
     from kakuri.client import Client
@@ -29,10 +29,7 @@ def events(
         if watch:
             await show_changes(steady_mirror(client, "Event", **filters), "Event", form)
             return
-        found = (await client.list("Event", **filters)).items
-        put(lines("Event", sorted(found, key=lambda e: str(e.get("last_seen", ""))), form))
-        if not found and form in {Output.TABLE, Output.WIDE}:
-            tell("no event found")
+        show("Event", (await client.list("Event", **filters)).items, form)
 
     run(server, command)
 

@@ -51,12 +51,9 @@ def get(
             await show_changes(steady_mirror(client, what, **filters), what, form, wanted)
         elif wanted:
             found = [await client.get(what, name) for name in wanted]
-            put(lines(what, found, form, single=len(wanted) == 1))
+            put(_lines(what, found, form, single=len(wanted) == 1))
         else:
-            found = _ordered(what, (await client.list(what, **filters)).items)
-            put(lines(what, found, form))
-            if not found and form in {Output.TABLE, Output.WIDE}:
-                tell(f"no {singular(what)} found")
+            show(what, (await client.list(what, **filters)).items, form)
 
     run(server, command)
 
@@ -65,7 +62,14 @@ def _ordered(kind: str, items: list[Object]) -> list[Object]:
     return sorted(items, key=lambda o: str(o.get("last_seen", ""))) if kind == "Event" else items
 
 
-def lines(kind: str, items: Sequence[Object], form: Output, *, single: bool = False) -> list[str]:
+def show(kind: str, items: list[Object], form: Output) -> None:
+    """Prints what a list gave."""
+    put(_lines(kind, _ordered(kind, items), form))
+    if not items and form in {Output.TABLE, Output.WIDE}:
+        tell(f"no {singular(kind)} found")
+
+
+def _lines(kind: str, items: Sequence[Object], form: Output, *, single: bool = False) -> list[str]:
     """The objects as text. single: JSON of one object, not a list of one."""
     match form:
         case Output.TABLE | Output.WIDE:
@@ -124,10 +128,10 @@ class _Printer:
                 put(json.dumps(c, ensure_ascii=False) for c in changes)
             case Output.YAML:
                 for object_ in fresh:
-                    put([*(["---"] if self._begun else []), *lines(self._kind, [object_], self._form)])
+                    put([*(["---"] if self._begun else []), *_lines(self._kind, [object_], self._form)])
                     self._begun = True
             case Output.NAME:
-                put(lines(self._kind, fresh, self._form))
+                put(_lines(self._kind, fresh, self._form))
 
     def _rows(self, fresh: Sequence[Object], gone: Sequence[Object]) -> None:
         items = [*fresh, *(_as_gone(self._kind, o) for o in gone)]

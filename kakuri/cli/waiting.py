@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from kakuri.client import Client, Object
 
 
-async def wait_for(client: "Client", targets: Iterable[Target], goal: Goal, timeout_s: float | None) -> None:
+async def wait_for(client: "Client", targets: Iterable[Target], goal: Goal, timeout_s: float) -> None:
     """Returns when all are there. Raises NotReady when one never can be, or at the timeout (0: looks once)."""
-    left = {t.id: t for t in targets}
-    verdicts: dict[str, Verdict] = {id_: Waiting("not seen yet") for id_ in left}
-    if not left:
+    named = {t.id: t for t in targets}
+    verdicts: dict[str, Verdict] = {id_: Waiting("not seen yet") for id_ in named}
+    if not named:
         return
     try:
         async with asyncio.timeout(timeout_s or None):
@@ -31,8 +31,8 @@ async def wait_for(client: "Client", targets: Iterable[Target], goal: Goal, time
                 if timeout_s == 0 or not any(isinstance(v, Waiting) for v in verdicts.values()):
                     break
     except TimeoutError:
-        raise NotReady(_words(left, verdicts, goal, f"not within {timeout_s:g} s")) from None
-    raise NotReady(_words(left, verdicts, goal, "not"))
+        raise NotReady(_words(named, verdicts, goal, f"not within {timeout_s:g} s")) from None
+    raise NotReady(_words(named, verdicts, goal, "not"))
 
 
 def _look(objects: Mapping[str, "Object"], goal: Goal, verdicts: dict[str, Verdict]) -> None:

@@ -102,9 +102,16 @@ def running_ports(controller: Sequence[str], agent: Sequence[str]) -> dict[str, 
 
 
 def _port_of(command_line: Sequence[str], flag: str) -> int | None:
-    if flag not in command_line[:-1]:
-        return None
-    port = command_line[command_line.index(flag) + 1].rpartition(":")[2]
+    return _port(_value_of(command_line, flag) or "")
+
+
+def _value_of(command_line: Sequence[str], flag: str) -> str | None:
+    """The word after this flag."""
+    return command_line[command_line.index(flag) + 1] if flag in command_line[:-1] else None
+
+
+def _port(address: str) -> int | None:
+    port = address.rpartition(":")[2]
     return int(port) if port.isascii() and port.isdigit() else None
 
 
@@ -176,7 +183,7 @@ class _Dev:
     def _check_runtime(self, agent: Sequence[str]) -> None:
         """An agent that lives can't be given another runtime: its workloads are on the one it has."""
         wanted = self._wanted.runtime
-        has = agent[agent.index("--runtime") + 1] if "--runtime" in agent[:-1] else "auto"
+        has = _value_of(agent, "--runtime") or "auto"
         if agent and wanted not in {"auto", has}:
             raise Failure(
                 f"the agent that runs in this folder was started with --runtime {has}, not {wanted}; "
@@ -241,7 +248,7 @@ class _Dev:
         """The agent's node: an adopted agent may have been given another name."""
         process = find(self._watches[1].program)
         line = process.cmdline() if process else []
-        return line[line.index("--node") + 1] if "--node" in line[:-1] else self._wanted.node
+        return _value_of(line, "--node") or self._wanted.node
 
     def _write_state(self) -> Mapping[str, Any]:
         agent = self._folder.read_agent()
@@ -295,5 +302,5 @@ def _kept(running: Mapping[str, int], lines: Sequence[Sequence[str]]) -> dict[st
 
 
 def _ports_of(state: Mapping[str, Any]) -> dict[str, int]:
-    found = {name: str(state.get(name, "")).rpartition(":")[2] for name in ("http", "agent", "json")}
-    return {name: int(port) for name, port in found.items() if port.isascii() and port.isdigit()}
+    found = {name: _port(str(state.get(name, ""))) for name in ("http", "agent", "json")}
+    return {name: port for name, port in found.items() if port is not None}

@@ -1,6 +1,6 @@
 """The objects of kakuri (docs/vocabulary.md), as frozen values."""
 
-from kakuri.model.allocation import Allocation, Desired, allocation_id, workload_of
+from kakuri.model.allocation import BY_HAND, Allocation, Desired, allocation_id, workload_of
 from kakuri.model.base import Model
 from kakuri.model.event import Event, EventDraft, EventType
 from kakuri.model.node import (
@@ -30,6 +30,7 @@ from kakuri.model.workload import (
 
 __all__ = [
     "BUILT_IN",
+    "BY_HAND",
     "Allocation",
     "ByHand",
     "Capacity",

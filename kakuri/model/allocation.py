@@ -15,6 +15,9 @@ from kakuri.model.base import Model
 from kakuri.model.state import State
 from kakuri.model.workload import WorkloadSpec
 
+BY_HAND = "hand"
+"""The origin of what somebody started at an agent; any other origin is the id of the cluster that started it."""
+
 
 class Desired(StrEnum):
     """What the controller wants of an allocation. Only goes forward."""

@@ -20,9 +20,13 @@ _LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
+def is_name(value: str) -> bool:
+    return len(value) <= MAX_NAME and _DNS_LABEL.fullmatch(value) is not None
+
+
 def check_name(value: str) -> str:
     """The value, when it is a DNS-1123 label: the only thing that is safe as host name, file name and path."""
-    if len(value) > MAX_NAME or not _DNS_LABEL.fullmatch(value):
+    if not is_name(value):
         raise PydanticCustomError(
             "name",
             "{value} is not a name; use at most 63 of a-z, 0-9 and '-', starting and ending with a letter or digit",

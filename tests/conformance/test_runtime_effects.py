@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from agent import logs
 from cri.convert import PortWish, container_config, observed_sandbox
 from cri.v1 import runtime_pb2 as pb
 from support.cri_subject import Subject, owner
+from support.ports import unused_port
 
 BOUND_S = 60.0
 
@@ -89,7 +89,7 @@ async def test_memory_and_cpu_limits_are_set(real_subject: Subject) -> None:
 
 @pytest.mark.parametrize("host_ip", ["127.0.0.1", "0.0.0.0"])
 async def test_a_host_port_leads_to_the_container(real_subject: Subject, host_ip: str) -> None:
-    port = _free_port()
+    port = unused_port()
     allocation = real_subject.allocation()
     wished = real_subject.wish("httpd", "-f", "-p", "8080", "-h", "/", ports=(PortWish(8080, port, host_ip),))
     sandbox_id, container_id = await real_subject.create(wished, allocation_id=allocation)
@@ -115,12 +115,6 @@ async def test_two_sandboxes_at_once_are_apart(real_subject: Subject) -> None:
     seen = [observed_sandbox(await real_subject.client.pod_sandbox_status(id_)) for id_ in (one, other)]
     assert len({s.ip for s in seen}) == 2
     assert [s.allocation_id for s in seen] == [first, second]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _first_answer(host: str, port: int) -> bytes:

@@ -14,6 +14,7 @@ from cri.client import CriClient
 from cri.fake import FakeRuntime, Fault
 from kakuri.agentapi.v1 import agent_pb2 as wire
 from support.agents import API, CLUSTER, JOB, WEB, Agent, Life, SkippingClock, fake_env, runtime_has, start_of, stop_of
+from support.ports import unused_port
 
 ACCEPTED, REFUSED, BUSY = wire.ApplyOutcome.ACCEPTED, wire.ApplyOutcome.REFUSED, wire.ApplyOutcome.BUSY
 
@@ -169,7 +170,7 @@ async def test_a_host_port_that_came_free_is_taken(agent: Agent, clock: Skipping
 
 
 async def test_two_of_ours_never_share_a_host_port(agent: Agent) -> None:
-    mapping = wire.PortMapping(port=80, host_port=free_port(), host_ip="127.0.0.1", protocol="tcp")
+    mapping = wire.PortMapping(port=80, host_port=unused_port(), host_ip="127.0.0.1", protocol="tcp")
     await agent.apply(start_of(WEB, ports=[mapping]))
     await agent.until_state(WEB, "Running", "")
     await agent.apply(start_of(API, ports=[mapping]))
@@ -334,8 +335,3 @@ async def test_fifty_starts_at_once_all_run(agent: Agent, runtime: FakeRuntime) 
 async def log_of(agent: Agent, *, previous: bool = False, id_: str = WEB) -> bytes:
     request = wire.LogsRequest(allocation_id=id_, tail=-1, previous=previous)
     return b"".join([chunk async for chunk in agent.calls.log(request)])
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

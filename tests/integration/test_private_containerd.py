@@ -5,7 +5,6 @@ import contextlib
 import os
 import platform
 import signal
-import socket
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,7 +20,8 @@ from cri.convert import PortWish
 from cri.errors import CriError, ImagePullFailed
 from cri.v1 import runtime_pb2 as pb
 from support.containerd import RunningContainerd, leftovers, own_containerd, sandbox_leftovers
-from support.pods import Pod, connected, run_pod
+from support.pods import Pod, clearing_client, run_pod
+from support.ports import unused_ports
 from support.registry import loopback_registry
 
 pytestmark = pytest.mark.real
@@ -30,7 +30,7 @@ HANDLERS = ("runc", "runsc")
 
 @pytest.fixture
 async def client(containerd: RunningContainerd) -> AsyncIterator[CriClient]:
-    async with connected(containerd.endpoint) as client:
+    async with clearing_client(containerd.endpoint) as client:
         yield client
 
 
@@ -145,7 +145,7 @@ async def test_an_image_is_pulled_from_a_plain_registry_on_loopback(
 async def test_containers_live_on_when_containerd_is_killed_and_a_new_one_knows_them(tmp_path: Path) -> None:
     async with own_containerd(tmp_path / "agent") as private:
         runtime = await private.start()
-        async with connected(runtime.endpoint) as client:
+        async with clearing_client(runtime.endpoint) as client:
             pods = [await _sleeper(client, handler, runtime, tmp_path) for handler in HANDLERS]
             before = [await pod.status() for pod in pods]
             restarted: asyncio.Queue[Runtime] = asyncio.Queue()
@@ -165,7 +165,7 @@ async def test_containers_live_on_when_containerd_is_killed_and_a_new_one_knows_
 async def test_what_runs_is_adopted_and_restarted_only_when_its_configuration_changed(tmp_path: Path) -> None:
     async with own_containerd(tmp_path / "agent") as private:
         runtime = await private.start()
-        async with connected(runtime.endpoint) as client:
+        async with clearing_client(runtime.endpoint) as client:
             pod = await _sleeper(client, "runc", runtime, tmp_path)
             assert await PrivateContainerd(tmp_path / "agent").start() == runtime
             private.places.pid_file.unlink()
@@ -182,7 +182,7 @@ async def test_stop_leaves_nothing_of_what_still_runs_even_when_containerd_is_de
         client = CriClient(runtime.endpoint)
         pods = [
             await run_pod(client, handler, DEMO_IMAGE, logs=tmp_path, ports=[PortWish(8080, port)])
-            for handler, port in zip(HANDLERS, _free_ports(2), strict=True)
+            for handler, port in zip(HANDLERS, unused_ports(2), strict=True)
         ]
         await client.close()
         assert len(pods) == 2
@@ -196,7 +196,7 @@ async def test_stop_leaves_nothing_of_what_still_runs_even_when_containerd_is_de
         assert not [process for process in processes if process.is_running() and process.status() != "zombie"]
         # What was stopped so is known to the next one as ended, and its images are still there.
         runtime = await private.start()
-        async with connected(runtime.endpoint) as client:
+        async with clearing_client(runtime.endpoint) as client:
             assert {s.state for s in await client.list_pod_sandboxes()} == {pb.SANDBOX_NOTREADY}
             await (await _sleeper(client, "runc", runtime, tmp_path)).remove()
 
@@ -221,14 +221,6 @@ async def _until(predicate: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not predicate():
             await asyncio.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def _of_shims(socket_: str) -> list[psutil.Process]:

@@ -30,11 +30,6 @@ class RunningContainerd:
     cgroup_parent: str
     pid: int
 
-    @property
-    def endpoint_flag(self) -> str:
-        """For the agent's --cri-endpoint."""
-        return f"{self.endpoint}={','.join(self.handlers)}"
-
 
 @pytest.fixture(scope="session")
 def containerd() -> Iterator[RunningContainerd]:

@@ -76,7 +76,7 @@ async def run_pod(
 
 
 @contextlib.asynccontextmanager
-async def connected(endpoint: str) -> AsyncIterator[CriClient]:
+async def clearing_client(endpoint: str) -> AsyncIterator[CriClient]:
     """A client; in the end nothing of what it listed is left in the runtime."""
     client = CriClient(endpoint)
     try:

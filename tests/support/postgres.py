@@ -4,7 +4,6 @@ import asyncio
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.needs import need
+from support.ports import unused_port
 
 _BOUND_S = 60
 _FAST = (
@@ -93,7 +93,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
     if os.geteuid() == 0:
         user = pwd.getpwnam("postgres")
         os.chown(folder, user.pw_uid, user.pw_gid)
-    server = Server(found[-1].parent, folder, _free_port())
+    server = Server(found[-1].parent, folder, unused_port())
     try:
         server.run("initdb", "-D", str(folder / "db"), "-U", "kakuri", "-A", "trust", "--no-sync", "--locale=C.UTF-8")
         server.start()
@@ -135,13 +135,6 @@ def empty_postgres_url(postgres_server: Server) -> Iterator[str]:
 
 def _as_postgres() -> list[str]:
     return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _migrate(url: str) -> None:

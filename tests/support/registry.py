@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.needs import need
+from support.ports import unused_port
 
 _UP_S = 15.0
 
@@ -36,9 +37,7 @@ def loopback_registry(folder: Path) -> Iterator[Registry]:
     """An empty registry, which keeps its images in the folder; gone in the end."""
     for program in ("docker-registry", "skopeo"):
         need(shutil.which(program) is not None, f"{program} is not installed: apt-get install {program}")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     config = folder / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/images}}}}\n"

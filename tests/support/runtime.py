@@ -1,9 +1,7 @@
 """What tests look at behind kakuri's back: the runtime's own lists, and what stands on the machine."""
 
 import asyncio
-import socket
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -67,18 +65,3 @@ class Machine:
 @pytest.fixture
 def machine(dev: Dev) -> Machine:
     return Machine(dev)
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def taken_port() -> Iterator[int]:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        yield int(taken.getsockname()[1])

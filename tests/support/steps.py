@@ -5,9 +5,8 @@ from typing import Any
 
 from agent.action import Action
 from agent.entry import Entry, Exit, InPlace, StopAsked
-from agent.progress import Outcome, Progress, after_failure
+from agent.progress import SECOND, Outcome, Progress, after_failure
 from agent.seen import Seen
-from agent.step import SECOND
 from cri.convert import ContainerWish, ObservedContainer, ObservedSandbox, PortWish
 
 NOW = 1_800_000_000 * SECOND

@@ -9,8 +9,8 @@ from builders import NOW, a_manifest, a_registration
 from controller.exchange import ObservedAllocation, Report, Sent
 from controller.plan.action import Action, Place, Plan, Waiting, WorkloadPlan
 from controller.plan.snapshot import WorkloadView
-from controller.store.contract import Applied, Delete, Outcome, Put, Recorded, Store
-from kakuri.model import EventDraft, WorkloadStatus
+from controller.store.contract import Applied, Delete, EventFilter, Outcome, Put, Recorded, Store
+from kakuri.model import Event, EventDraft, WorkloadStatus
 
 
 @dataclass
@@ -144,3 +144,11 @@ class StoreScript:
         await self.accept(allocation, node=node)
         await self.report(self.seen(allocation), node=node)
         return allocation
+
+
+async def events_of(script: StoreScript, id_: str = "web") -> list[Event]:
+    return list((await script.store.list_events(EventFilter(object_id=id_))).items)
+
+
+async def told(script: StoreScript, id_: str = "web") -> dict[str, str]:
+    return {e.reason: e.message for e in await events_of(script, id_)}

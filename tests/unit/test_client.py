@@ -1,7 +1,6 @@
 """The client against a server of its own: what it asks, what it makes of the answers, and how it fails."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from kakuri.client import ApiError, Client, FieldError, ServerUnreachable
 from kakuri.model import Capacity, NodeRegistration
 from support.fakeserver import FakeServer, workload
+from support.ports import unused_port
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ async def test_an_agent_registers_its_node(server: FakeServer, client: Client) -
 
 
 async def test_a_server_that_is_down_is_told_with_where_and_why() -> None:
-    async with Client(f"127.0.0.1:{_unused_port()}") as client:
+    async with Client(f"127.0.0.1:{unused_port()}") as client:
         with pytest.raises(
             ServerUnreachable, match=r"no kakuri server answers at http://127.0.0.1:\d+: connection ref"
         ):
@@ -132,7 +132,7 @@ async def test_a_server_that_is_down_is_told_with_where_and_why() -> None:
 
 
 async def test_a_refused_connection_is_tried_again_for_a_bounded_time(server: FakeServer) -> None:
-    port = _unused_port()
+    port = unused_port()
     began = asyncio.get_running_loop().time()
     async with Client(f"127.0.0.1:{port}", retry_s=0.3) as client:
         with pytest.raises(ServerUnreachable):
@@ -145,10 +145,3 @@ async def test_an_address_that_is_none_is_told(address: str) -> None:
     async with Client(address) as client:
         with pytest.raises(ServerUnreachable, match="that is no address; write http://host:port"):
             await client.ready()
-
-
-def _unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

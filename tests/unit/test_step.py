@@ -23,9 +23,9 @@ from agent.action import (
     Wait,
 )
 from agent.entry import Cleared, End, Entry, Released
-from agent.progress import Outcome, Progress, after_failure, after_success
+from agent.progress import SECOND, Outcome, Progress, after_failure, after_success
 from agent.seen import Seen
-from agent.step import SECOND, step
+from agent.step import step
 from kakuri.model import State
 from support.steps import (
     CLEARED,

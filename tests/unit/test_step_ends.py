@@ -7,9 +7,9 @@ import pytest
 
 from agent.action import CreateContainer, ProbePorts, Record, RunSandbox, StartContainer, Wait
 from agent.entry import AttemptOver, Ended, Entry, InPlace, StopAsked
-from agent.progress import START_BOUND_S, Outcome, Progress, after_failure
+from agent.progress import SECOND, START_BOUND_S, Outcome, Progress, after_failure
 from agent.seen import Seen
-from agent.step import SECOND, step
+from agent.step import step
 from kakuri.model import RestartPolicy, State
 from support.steps import (
     CLEARED,

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from controller.exchange import BY_HAND, Report, Sent
+from controller.exchange import Report, Sent
 from controller.store.batch import Batch
 from controller.store.contract import NotFound, Recorded
 from controller.store.records import NodeRecord, Usage
 from controller.store.rules.fence import check_lead
 from controller.store.rules.transitions import answered, lost, observed, told
 from controller.store.tables import Tables
-from kakuri.model import Allocation, ByHand, Desired, EventDraft, EventType, Node, NodeRegistration, Reason
+from kakuri.model import BY_HAND, Allocation, ByHand, Desired, EventDraft, EventType, Node, NodeRegistration, Reason
 
 
 def register_node(

@@ -25,7 +25,6 @@ from controller.store.contract import (
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
 from controller.store.tables import Tables
 from kakuri.model import (
-    Allocation,
     NodeManifest,
     Reason,
     RuntimeClass,
@@ -202,14 +201,11 @@ class _Desk:
                 index=index,
             )
         # Nobody could ask the node to forget these any more, and their workloads would never be gone.
-        self._drop(rows)
+        for row in rows:
+            self.batch.delete_allocation(row)
         self.batch.nodes.delete(old.id)
         del self.nodes[old.id]
         return Outcome("Node", old.id, "deleted", None)
-
-    def _drop(self, rows: Sequence[Allocation]) -> None:
-        for row in rows:
-            self.batch.delete_allocation(row)
 
     # -- runtime classes ---------------------------------------------------------------------------------------------
     def _put_class(self, index: int, put: Put, manifest: RuntimeClassManifest) -> Outcome:

@@ -8,19 +8,10 @@ from datetime import datetime
 
 from controller.exchange import ObservedAllocation, Sent
 from controller.plan.action import Stop, carried_out
+from controller.plan.replace import BROKEN_REASONS
 from kakuri.model import Allocation, Desired, EventDraft, EventType, Reason, State
 
-_TROUBLE = frozenset(
-    {
-        Reason.IMAGE_PULL_BACK_OFF,
-        Reason.SANDBOX_FAILED,
-        Reason.HOST_PORT_IN_USE,
-        Reason.START_ERROR,
-        Reason.CRASH_LOOP_BACK_OFF,
-        Reason.RUNTIME_UNREACHABLE,
-        Reason.INCOMPATIBLE_AGENT,
-    }
-)
+_TROUBLE = BROKEN_REASONS | {Reason.RUNTIME_UNREACHABLE, Reason.INCOMPATIBLE_AGENT}
 """Reasons of a live allocation that people look for in `describe`."""
 
 
