@@ -33,6 +33,7 @@ class ObservedAllocation:
     ip: str = ""
     memory_mb: int = 0
     cpu_millicores: int = 0
+    workload_uid: str = ""
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
@@ -51,6 +52,19 @@ class Report:
     asked_at: datetime | None = None
     """When the Observe was sent, by the clock that record_sent's now comes from. An allocation accepted after it may
     be missing in a full answer without being lost; without it, each accepted one that is missing counts as lost."""
+    sent_at_ns: int = 0
+    """When the agent sent it, by a clock of its node: given back in the next Observe, it renews the node's lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms:
+    """What an Observe says of the node's lease: it lasts lease_s from when the agent sent the answer that heard names,
+    and what is bound to it has ended stop_bound_s after that."""
+
+    lease_s: float
+    stop_bound_s: float
+    heard: int = 0
+    """The Report's sent_at_ns; 0 when none was heard of this instance."""
 
 
 @dataclass(frozen=True, slots=True)

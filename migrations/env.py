@@ -7,7 +7,8 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from controller.store.engine import is_sqlite, make_sqlite_file, postgres_engine, sqlite_engine, sqlite_path
+from controller.store.engine import is_sqlite, make_sqlite_file, sqlite_engine, sqlite_path
+from controller.store.postgres import postgres_engine
 from controller.store.schema import metadata
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from controller.loops.agenda import Agenda, Kick
+from controller.loops.bounds import NodeBounds
 from controller.loops.dispatch import DispatchPass
+from controller.loops.follow import FOLLOW_S, FollowPass
 from controller.loops.lease import Leadership
 from controller.loops.observe import ObservePass
 from controller.loops.ports import Clock, LoopStore, Nodes
@@ -35,6 +37,8 @@ class _NodeState:
     """What the loops of one node share. Lost with the process, which is no loss."""
 
     address: AgentAddress
+    observe: ObservePass
+    dispatch: DispatchPass
     kick: Kick = field(default_factory=Kick)
     orphans: Orphans = field(default_factory=Orphans)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -43,7 +47,8 @@ class _NodeState:
 class Driver:
     """The loops of one controller. workloads() and nodes() are the kicks that the API gives."""
 
-    def __init__(self, store: LoopStore, nodes: Nodes, clock: Clock, holder: str) -> None:
+    def __init__(self, store: LoopStore, nodes: Nodes, clock: Clock, holder: str, bounds: NodeBounds) -> None:
+        self._bounds = bounds
         self._store = store
         self._agents = nodes
         self._clock = clock
@@ -51,9 +56,11 @@ class Driver:
         self._reconcile = ReconcilePass(store, clock, lambda: secrets.token_hex(16))
         self._agenda = Agenda()
         self._nodes_kick = Kick()
+        self._commit_kick = Kick()
         self._nodes: dict[str, _NodeState] = {}
         self._log = get_logger("driver")
         self._say: Callable[[str], bool] = OncePer(60, clock.monotonic)
+        store.on_commit(self._commit_kick)
 
     def workloads(self, ids: Iterable[str]) -> None:
         """These are to be looked at soon."""
@@ -66,16 +73,16 @@ class Driver:
     async def run(self) -> None:
         """Leads whenever the lease is ours, until cancelled."""
         while True:
-            lease = await self._leadership.win()
+            term = await self._leadership.win()
             try:
                 async with asyncio.TaskGroup() as group:
-                    loops = group.create_task(self._lead(lease.epoch))
-                    await self._leadership.keep(lease)
+                    loops = group.create_task(self._lead(term.epoch))
+                    await self._leadership.keep(term)
                     loops.cancel()
             except* Fenced:
-                self._log.warning("another controller leads", epoch=lease.epoch)
+                self._log.warning("another controller leads", epoch=term.epoch)
             finally:
-                await self._leadership.give_up(lease)
+                await self._leadership.give_up(term)
 
     async def _lead(self, epoch: int) -> None:
         self._nodes.clear()
@@ -83,6 +90,8 @@ class Driver:
             group.create_task(self._forever("reconcile", lambda: self._reconcile_next(epoch)))
             group.create_task(self._forever("sweep", self._sweep))
             group.create_task(self._forever("nodes", lambda: self._follow_nodes(group, epoch)))
+            if self._store.shared:
+                group.create_task(self._forever("follow", partial(self._follow_others, FollowPass(self._store))))
 
     async def _forever(self, name: str, turn: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -117,12 +126,25 @@ class Driver:
                 state.kick()
 
     async def _sweep(self) -> None:
+        await self._look_at_all()
+        await self._clock.sleep(SWEEP_S)
+
+    async def _look_at_all(self) -> None:
         after = ""
         while page := await self._store.page_workload_ids(after=after, limit=MAX_WORKLOADS):
             self._agenda.add(page)
             after = page[-1]
             await self._clock.sleep(PAUSE_S)
-        await self._clock.sleep(SWEEP_S)
+
+    async def _follow_others(self, follow: FollowPass) -> None:
+        followed = await follow()
+        self._agenda.add(followed.workloads)
+        if followed.nodes:
+            self._nodes_kick()
+        if followed.missed:
+            await self._look_at_all()
+        if not followed.more:
+            await self._commit_kick.wait(FOLLOW_S)
 
     async def _follow_nodes(self, group: asyncio.TaskGroup, epoch: int) -> None:
         """Each node that has an address has its loops, and no other."""
@@ -135,19 +157,22 @@ class Driver:
                 del self._nodes[name]
         for name, address in present.items():
             if name not in self._nodes:
-                state = self._nodes[name] = _NodeState(address)
-                observe = ObservePass(self._agents, self._store, self._clock, address)
-                dispatch = DispatchPass(self._agents, self._store, self._clock, address)
+                state = self._nodes[name] = _NodeState(
+                    address,
+                    ObservePass(self._agents, self._store, self._clock, address, self._bounds),
+                    DispatchPass(self._agents, self._store, self._clock, address),
+                )
                 state.tasks = [
-                    group.create_task(self._forever("observe", partial(self._observe_next, state, observe, epoch))),
-                    group.create_task(self._forever("dispatch", partial(self._dispatch_next, state, dispatch, epoch))),
+                    group.create_task(self._forever("observe", partial(self._observe_next, state, epoch))),
+                    group.create_task(self._forever("dispatch", partial(self._dispatch_next, state, epoch))),
                 ]
                 state.kick()
         await self._look_at_the_unplaced()
         await self._nodes_kick.wait(SWEEP_S)
 
-    async def _observe_next(self, state: _NodeState, observe: ObservePass, epoch: int) -> None:
-        observed = await observe(epoch=epoch)
+    async def _observe_next(self, state: _NodeState, epoch: int) -> None:
+        observed = await state.observe(epoch=epoch)
+        self._agenda.add(observed.fenced)
         if observed.turned:
             await self._look_at_those_on(state.address.node)
         recorded = observed.recorded
@@ -162,11 +187,13 @@ class Driver:
         if recorded.released or observed.turned:
             await self._look_at_the_unplaced()
 
-    async def _dispatch_next(self, state: _NodeState, dispatch: DispatchPass, epoch: int) -> None:
+    async def _dispatch_next(self, state: _NodeState, epoch: int) -> None:
         await state.kick.wait(REDISPATCH_S)
+        if not state.observe.ready:
+            return  # nothing is told to a node before all that it has is known; it kicks when it is ready
         orphans, state.orphans = state.orphans, Orphans()
         try:
-            dispatched = await dispatch(orphans, epoch=epoch)
+            dispatched = await state.dispatch(orphans, epoch=epoch)
         except BaseException:
             state.orphans |= orphans
             state.kick()

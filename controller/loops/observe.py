@@ -1,12 +1,14 @@
 """The observe pass of one node: a long poll, and what it brought into SQL.
 
-One rule: the revision that we ask from moves only after what came with it is committed.
+One rule: the revision that we ask from moves only after what came with it is committed; and a node that was silent is
+asked for all it has before it counts as ready.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from controller.exchange import Report
+from controller.exchange import LeaseTerms, Report
+from controller.loops.bounds import NodeBounds
 from controller.loops.ports import Clock, Nodes, ReportStore
 from controller.loops.reap import Orphans, orphans
 from controller.nodes import NodeError, NodeRefused
@@ -14,57 +16,70 @@ from controller.store.contract import AgentAddress, Recorded
 from kakuri.log import OncePer, get_logger
 from kakuri.model import Reason
 
-POLL_S = 10.0
+POLL_S = 5.0
 """How long an agent may sit on an unchanged answer; its heartbeat. Longer and a hung node is noticed later."""
-SILENT_AFTER_S = 10.0
-"""Without an answer for this long a node takes no new work and its allocations show as Unknown. Shorter and an agent's
-restart makes a stir; longer and work is sent to a dead node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a pass brought. None recorded: the node did not answer. turned: it is ready and was not, or the reverse."""
+    """What a pass brought. None recorded: the node did not answer. turned: it is ready and was not, or the reverse.
+    fenced: workloads to plan again, for what they had there has certainly ended."""
 
     recorded: Recorded | None = None
     orphans: Orphans = field(default_factory=Orphans)
     turned: bool = False
+    fenced: frozenset[str] = frozenset()
 
 
 class ObservePass:
-    def __init__(self, nodes: Nodes, store: ReportStore, clock: Clock, node: AgentAddress) -> None:
+    def __init__(self, nodes: Nodes, store: ReportStore, clock: Clock, node: AgentAddress, bounds: NodeBounds) -> None:
         self._nodes = nodes
         self._store = store
         self._clock = clock
         self._node = node
+        self._bounds = bounds
         self._instance = ""
         self._since = 0
+        self._sent_at_ns = 0
         self._ready: bool | None = None
-        self._heard = clock.monotonic()
+        self._lost = False
+        self._heard: float | None = None
+        """When the newest answer came; before any, when we first tried."""
         self._log = get_logger("observe").bind(node=node.node)
         self._say: Callable[[str], bool] = OncePer(60, clock.monotonic)
+
+    @property
+    def ready(self) -> bool:
+        """All that the node has is known, and it answers: it may be told things."""
+        return self._ready is True
 
     async def __call__(self, *, epoch: int) -> Observed:
         """What changed at the node, recorded. Raises Fenced, Unavailable."""
         asked_at = self._clock.now()
+        if self._heard is None:
+            self._heard = self._clock.monotonic()
+        known = self._ready is True
         try:
             report = await self._nodes.observe(
                 self._node.node,
                 self._node.address,
                 epoch=epoch,
-                instance=self._instance,
-                since=self._since,
-                wait_s=POLL_S if self._ready else 0,  # one that was silent is ready at its first answer
+                instance=self._instance if known else "",
+                since=self._since if known else 0,
+                wait_s=POLL_S if known else 0,
+                lease=LeaseTerms(self._bounds.lease_s, self._bounds.stop_bound_s, self._sent_at_ns if known else 0),
             )
         except NodeRefused as error:
-            # It is there, and waiting changes nothing: a person has to.
+            # It is there, and waiting changes nothing: a person has to. Its lease runs out all the same.
             turned = await self._set_ready(epoch, ready=False, reason=Reason.REFUSED, message=error.message)
-            return Observed(turned=turned)
+            return Observed(turned=turned, fenced=await self._give_up(epoch))
         except NodeError as error:
-            return Observed(turned=await self._unheard(error, epoch))
+            turned = await self._unheard(error, epoch)
+            return Observed(turned=turned, fenced=await self._give_up(epoch))
         if report.ledger_uid != self._node.ledger_uid:
             # It has a new ledger and will register with it; what it says belongs to that registration.
             self._log.info("waiting for the registration of a new ledger", ledger_uid=report.ledger_uid)
-            return Observed()
+            return Observed(fenced=await self._give_up(epoch))
         self._heard = self._clock.monotonic()
         recorded = Recorded()
         if report.full or report.allocations or report.gone:
@@ -73,18 +88,33 @@ class ObservePass:
             )
             if recorded.dirty or recorded.orphans:
                 self._log.info("observed", **_told(report, recorded))
-        self._instance, self._since = report.instance, report.revision
-        turned = await self._set_ready(epoch, ready=True, reason=Reason.READY, message="")
+        self._instance, self._since, self._sent_at_ns = report.instance, report.revision, report.sent_at_ns
+        turned = False
+        if known or report.full:
+            turned = await self._set_ready(epoch, ready=True, reason=Reason.READY, message="")
         return Observed(recorded, orphans(report, recorded), turned)
 
     async def _unheard(self, error: NodeError, epoch: int) -> bool:
         """Whether the node counts as silent from now on."""
-        silent_s = self._clock.monotonic() - self._heard
         if self._say(error.message):
-            self._log.warning("node did not answer", error=error.message, silent_s=round(silent_s, 1))
-        if silent_s < SILENT_AFTER_S:
+            self._log.warning("node did not answer", error=error.message, silent_s=round(self._silent_s, 1))
+        if self._silent_s < self._bounds.silent_after_s:
             return False
         return await self._set_ready(epoch, ready=False, reason=Reason.NODE_SILENT, message=error.message)
+
+    async def _give_up(self, epoch: int) -> frozenset[str]:
+        """The workloads that lost something there, once the node's lease is certainly over."""
+        if self._lost or self._silent_s < self._bounds.certain_after_s:
+            return frozenset()
+        message = f"not heard of for {self._bounds.certain_after_s:g} s"
+        fenced = await self._store.set_node_lost(self._node.node, epoch=epoch, message=message, now=self._clock.now())
+        self._lost, self._ready = True, False
+        self._log.warning("node is lost", silent_s=round(self._silent_s, 1), workloads=sorted(fenced)[:20])
+        return fenced
+
+    @property
+    def _silent_s(self) -> float:
+        return self._clock.monotonic() - self._heard if self._heard is not None else 0.0
 
     async def _set_ready(self, epoch: int, *, ready: bool, reason: str, message: str) -> bool:
         """Whether it was otherwise before. The store is asked only when our view changes: a poll writes nothing."""
@@ -94,6 +124,7 @@ class ObservePass:
             self._node.node, epoch=epoch, ready=ready, reason=reason, message=message, now=self._clock.now()
         )
         self._ready = ready
+        self._lost = self._lost and not ready
         if changed:
             self._log.info("node is ready" if ready else "node is not ready", reason=reason, error=message)
         return changed

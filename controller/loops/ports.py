@@ -3,14 +3,14 @@
 The stores of controller.store keep to all of the store's; controller.nodes.Agents keeps to Nodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from controller.exchange import Errand, Report, Sent
+from controller.exchange import Errand, LeaseTerms, Report, Sent
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
-from controller.store.contract import AgentAddress, AllocationFilter, Applied, Lease, Page, Recorded
+from controller.store.contract import AgentAddress, AllocationFilter, Applied, Change, Lease, Page, Recorded
 from kakuri.model import Allocation, EventDraft
 
 
@@ -44,6 +44,7 @@ class ReportStore(Protocol):
     async def set_node_ready(
         self, id_: str, *, epoch: int, ready: bool, reason: str, message: str, now: datetime
     ) -> bool: ...
+    async def set_node_lost(self, id_: str, *, epoch: int, message: str, now: datetime) -> frozenset[str]: ...
 
 
 class ErrandStore(Protocol):
@@ -60,8 +61,18 @@ class LeaseStore(Protocol):
     async def release_lease(self, holder: str, *, epoch: int) -> None: ...
 
 
-class LoopStore(PlanStore, SweepStore, ReportStore, ErrandStore, LeaseStore, Protocol):
+class FollowStore(Protocol):
+    async def resource_version(self) -> int: ...
+    async def changes_by_others(self, resource_version: int, *, limit: int = 1000) -> tuple[list[Change], int]: ...
+
+
+class LoopStore(PlanStore, SweepStore, ReportStore, ErrandStore, LeaseStore, FollowStore, Protocol):
     """All of them, and which agents there are."""
+
+    shared: bool
+    """Whether other controllers may write to it."""
+
+    def on_commit(self, kick: Callable[[], None]) -> None: ...
 
     async def agent_addresses(self) -> list[AgentAddress]: ...
 
@@ -70,7 +81,7 @@ class Nodes(Protocol):
     """The agents. Errors: NodeUnreachable, NodeRefused, NodeError of controller.nodes."""
 
     async def observe(
-        self, node: str, address: str, *, epoch: int, instance: str, since: int, wait_s: float
+        self, node: str, address: str, *, epoch: int, instance: str, since: int, wait_s: float, lease: LeaseTerms
     ) -> Report: ...
 
     async def apply(

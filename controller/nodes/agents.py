@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import grpc
 import grpc.aio
 
-from controller.exchange import Errand, Report, Sent
+from controller.exchange import Errand, LeaseTerms, Report, Sent
 from controller.nodes import wire
 from controller.nodes.errors import LogNotFound, NodeError, NodeRefused, NodeUnreachable
 from kakuri.agentapi.v1 import agent_pb2 as pb
@@ -44,9 +44,19 @@ class Agents:
         self._cluster_id = cluster_id
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def observe(self, node: str, address: str, *, epoch: int, instance: str, since: int, wait_s: float) -> Report:
+    async def observe(
+        self, node: str, address: str, *, epoch: int, instance: str, since: int, wait_s: float, lease: LeaseTerms
+    ) -> Report:
         """What changed at the node since a revision of that instance; returns after wait_s at the latest."""
-        request = pb.ObserveRequest(fence=self._fence(epoch), instance=instance, since=since, wait_s=wait_s)
+        request = pb.ObserveRequest(
+            fence=self._fence(epoch),
+            instance=instance,
+            since=since,
+            wait_s=wait_s,
+            lease_s=lease.lease_s,
+            stop_bound_s=lease.stop_bound_s,
+            heard=lease.heard,
+        )
         try:
             response = await self._stub(address).Observe(request, timeout=wait_s + POLL_SLACK_S)
         except grpc.aio.AioRpcError as error:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from controller.exchange import Errand, ObservedAllocation, Report, Sent
 from kakuri.agentapi.v1 import agent_pb2 as pb
-from kakuri.model import Desired, Reason, WorkloadSpec
+from kakuri.model import FEATURE_LEASE, Desired, OnDisconnect, Reason, WorkloadSpec
 
 _RESULTS: dict[int, str] = {
     pb.ApplyOutcome.ACCEPTED: "accepted",
@@ -66,8 +66,15 @@ def _start(errand: Errand) -> pb.Start:
             termination_grace_s=spec.termination_grace_s,
             labels=spec.labels,
             generation=allocation.generation,
+            on_disconnect=spec.on_disconnect.value,
         ),
+        required_features=required_features(spec),
     )
+
+
+def required_features(spec: WorkloadSpec) -> tuple[str, ...]:
+    """What an agent must know of to run this: one that would drop a field it doesn't know refuses instead."""
+    return (FEATURE_LEASE,) if spec.on_disconnect is OnDisconnect.REPLACE else ()
 
 
 def _container(spec: WorkloadSpec, handler: str) -> pb.ContainerSpec:
@@ -110,6 +117,7 @@ def report(node: str, response: pb.ObserveResponse) -> Report:
         full=response.full,
         allocations=tuple(_observed(a) for a in response.allocations),
         gone=tuple(response.gone),
+        sent_at_ns=response.sent_at_ns,
     )
 
 
@@ -134,6 +142,7 @@ def _observed(status: pb.AllocationStatus) -> ObservedAllocation:
         ip=status.ip,
         memory_mb=status.memory_mb,
         cpu_millicores=status.cpu_millicores,
+        workload_uid=status.workload_uid,
         started_at=_time(status.started_at_ns),
         finished_at=_time(status.finished_at_ns),
     )

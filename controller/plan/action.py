@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from kakuri.model import Allocation, Desired, EventDraft, Reason, State, WorkloadSpec, WorkloadStatus
+from kakuri.model import Allocation, Desired, EventDraft, OnDisconnect, Reason, State, WorkloadSpec, WorkloadStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,14 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Staying:
+    """An allocation that is on a node which is being drained, and why it is not stopped yet."""
+
+    allocation_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadPlan:
     """The decision for one workload: applied whole, or not at all when its version moved on."""
 
@@ -87,6 +95,7 @@ class WorkloadPlan:
     status_changed: bool
     events: tuple[EventDraft, ...] = ()
     waiting: tuple[Waiting, ...] = ()
+    staying: tuple[Staying, ...] = ()
     look_again_at: datetime | None = None
     """When time alone may change the decision."""
 
@@ -130,7 +139,13 @@ def carried_out(rows: Iterable[Allocation], actions: Iterable[Action], now: date
                 after[action.allocation_id] = _new_row(action, now)
             case Update(id_, generation, spec):
                 row = after[id_]
-                after[id_] = row.with_(generation=generation, spec=spec, revision=row.revision + 1)
+                after[id_] = row.with_(
+                    generation=generation,
+                    spec=spec,
+                    revision=row.revision + 1,
+                    # What becomes bound is so when the agent has accepted it; what no longer is, at once.
+                    lease_bound=row.lease_bound and spec.on_disconnect is OnDisconnect.REPLACE,
+                )
             case Stop(id_, reason, message):
                 row = after[id_]
                 asked = row.with_(desired=Desired.STOP, desired_reason=reason, revision=row.revision + 1)
@@ -159,6 +174,7 @@ def _new_row(place: Place, now: datetime) -> Allocation:
         reason=Reason.STARTING,
         message=f"placed on {place.node}",
         ledger_uid=place.ledger_uid,
+        lease_bound=place.spec.on_disconnect is OnDisconnect.REPLACE,
         simulated=place.simulated,
         created_at=now,
     )

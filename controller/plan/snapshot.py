@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from kakuri.model import Allocation, RuntimeClass, WorkloadSpec, WorkloadStatus
+from kakuri.model import Allocation, Drain, RuntimeClass, Tombstone, WorkloadSpec, WorkloadStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class WorkloadView:
     deleting: bool
     status: WorkloadStatus
     allocations: tuple[Allocation, ...] = ()
+    tombstones: tuple[Tombstone, ...] = ()
+    """Those that block a slot of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ class NodeView:
     simulated: bool = False
     message: str = ""
     """Why it is not ready, when it isn't."""
+    lost: bool = False
+    """Silent for so long that its lease is certainly over."""
+    drain: Drain | None = None
+    """It is to be emptied. It is not schedulable then."""
     unproved: Mapping[str, str] = field(default_factory=dict)
     """CRI handler → why the node offers no class on it."""
 
@@ -70,6 +76,8 @@ class Snapshot:
     runtime_classes: Mapping[str, RuntimeClass]
     seed: str
     """Fresh for each pass; new allocation ids come from it."""
+    leaving: tuple[Allocation, ...] = ()
+    """What was stopped because its node is drained and is not gone yet, of every workload: each needs a place soon."""
 
     def suffix(self, workload_uid: str, slot: int) -> str:
         """8 hex digits for a new allocation of this slot: the same in the same snapshot, new in the next."""

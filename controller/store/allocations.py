@@ -21,15 +21,16 @@ _NOT_RELEASED = sa.not_(_a.released)
 _UNSENT = _a.accepted_revision < _a.revision
 
 
-def list_page(connection: sa.Connection, where: AllocationFilter, page: Paging) -> list[tuple[Allocation, bool]]:
-    query = sa.select(*_COLUMNS, nodes.c.ready).join(nodes, nodes.c.id == _a.node)
+def list_page(connection: sa.Connection, where: AllocationFilter, page: Paging) -> list[tuple[Allocation, str]]:
+    silence = sa.case((nodes.c.ready, ""), else_=nodes.c.reason).label("silence")
+    query = sa.select(*_COLUMNS, silence).join(nodes, nodes.c.id == _a.node)
     if where.workload is not None:
         query = query.where(_a.workload_id == where.workload)
     if where.node is not None:
         query = query.where(_a.node == where.node)
     if where.selector:
         query = selected(query.join(workloads, workloads.c.id == _a.workload_id), workloads.c.labels, where.selector)
-    return [(_from_row(row), row.ready) for row in connection.execute(paged(query, _a.id, page))]
+    return [(_from_row(row), row.silence) for row in connection.execute(paged(query, _a.id, page))]
 
 
 def by_id(connection: sa.Connection, ids: Collection[str]) -> list[Allocation]:
@@ -120,6 +121,7 @@ def to_row(row: Allocation) -> dict[str, Any]:
         "failures": row.failures,
         "started_once": row.started_once,
         "released": row.released,
+        "lease_bound": row.lease_bound,
         "simulated": row.simulated,
         "handler": row.handler,
         "ledger_uid": row.ledger_uid,
@@ -161,6 +163,7 @@ def _from_row(row: AnyRow) -> Allocation:
         restarts=row.restarts,
         started_once=row.started_once,
         released=row.released,
+        lease_bound=row.lease_bound,
         simulated=row.simulated,
         handler=row.handler,
         ledger_uid=row.ledger_uid,

@@ -18,7 +18,7 @@ Errors, each with a reason (CamelCase, for programs) and whether it is temporary
     └── Unavailable           503  temporary: disk full, read-only, locked, connection lost
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, Protocol, TypeVar
@@ -28,6 +28,7 @@ from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
 from kakuri.model import (
     Allocation,
+    Drain,
     Event,
     EventDraft,
     Node,
@@ -35,6 +36,7 @@ from kakuri.model import (
     NodeRegistration,
     RuntimeClass,
     RuntimeClassManifest,
+    Tombstone,
     Workload,
     WorkloadManifest,
 )
@@ -110,11 +112,13 @@ class Put:
 class Delete:
     """Workloads become deleting and go when their containers have; other kinds go at once.
 
-    A node with allocations that are not released is InUse, and so is a runtime class that a workload asks for."""
+    A node with allocations that are not released is InUse, and so is a runtime class that a workload asks for.
+    force: a workload and its allocations go at once; what may still run leaves a tombstone."""
 
     kind: Literal["Workload", "Node", "RuntimeClass"]
     id: str
     if_match: str | None = None
+    force: bool = False
 
 
 Write = Put | Delete
@@ -164,12 +168,14 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What apply_plan wrote. stale: workloads that moved on since the snapshot; nothing of theirs was written."""
+    """What apply_plan wrote. stale: workloads that moved on since the snapshot; nothing of theirs was written. again:
+    allocations of theirs went at once, since their node is forgotten and none need be asked; plan them again."""
 
     written: frozenset[str] = frozenset()
     stale: frozenset[str] = frozenset()
     nodes: frozenset[str] = frozenset()
     """Nodes that have something to be told now."""
+    again: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +216,15 @@ class Store(Protocol):
     """All that a store does. Loops and API declare the one to three methods that they use of it."""
 
     cluster_id: str
+    shared: bool
+    """Whether other controllers may write to it."""
 
     async def close(self) -> None: ...
 
     def on_commit(self, kick: Callable[[], None]) -> None:
         """Kick is called, in the event loop, after each commit of this store that wrote changes. Without payload: what
-        changed is read from the log. Other controllers' commits don't call it."""
+        changed is read from the log. On PostgreSQL others' commits call it too, and now and then it is called for
+        nothing; while the connection that brings the news is down, only this store's own do."""
 
     async def ping(self) -> None:
         """Returns when the store can be written (a write transaction that writes nothing may not be enough on a
@@ -253,6 +262,19 @@ class Store(Protocol):
     async def changes_since(self, resource_version: int, *, limit: int = 1000) -> list[Change]:
         """In commit order. Expired when rows after it are no longer held, or it is ahead of the store."""
 
+    async def changes_by_others(self, resource_version: int, *, limit: int = 1000) -> tuple[list[Change], int]:
+        """As changes_since, without what this store object surely committed itself; and up to where that looked: the
+        place to go on from. The store of a single process (memory) has no others."""
+
+    # -- what people do to nodes -----------------------------------------------------------------------------------
+    async def drain_node(self, id_: str, drain: Drain | None, *, now: datetime) -> tuple[Node, frozenset[str]]:
+        """The node is to be emptied, or None: no more (it stays cordoned). With the workloads to plan again. One that
+        is being drained takes over another deadline."""
+
+    async def forget_node(self, id_: str, *, released: bool = False, now: datetime) -> frozenset[str]:
+        """The node is gone: what it had is lost and leaves tombstones; ended allocations stay as such. InUse while it
+        is ready, unless its agent has released itself. Returns the workloads to plan again."""
+
     # -- what agents say -----------------------------------------------------------------------------------------
     async def register_node(self, id_: str, registration: NodeRegistration, *, now: datetime) -> tuple[Node, bool]:
         """The node, created when new, and whether anything changed (an unchanged registration writes nothing). A new
@@ -263,6 +285,10 @@ class Store(Protocol):
     ) -> bool:
         """Whether that changed anything. Workloads with live allocations there are logged as changed too, since
         Unknown is shown for them or no longer; an Event says it. Fenced when the lease's epoch is another."""
+
+    async def set_node_lost(self, id_: str, *, epoch: int, message: str, now: datetime) -> frozenset[str]:
+        """The node's lease is certainly over: what is bound to it is Failed/NodeLost and released; the rest is kept
+        for the node. Returns the workloads to plan again. Fenced when the lease's epoch is another."""
 
     async def record_report(self, report: Report, *, epoch: int, now: datetime) -> Recorded:
         """Fenced when the lease's epoch is another."""
@@ -291,7 +317,24 @@ class Store(Protocol):
 
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None: ...
 
+    async def tombstones(self, node: str) -> list[Tombstone]:
+        """What the node is to end and forget though SQL has no row of it."""
+
+    async def record_buried(self, node: str, ids: Collection[str], *, epoch: int, now: datetime) -> frozenset[str]:
+        """The node has nothing of these any more, so their tombstones go. Returns the workloads that they held up.
+        Fenced when the lease's epoch is another."""
+
+    async def draining_nodes(self) -> list[Node]: ...
+    async def record_drain(
+        self, id_: str, seen: Drain, *, done: bool, overdue: str, epoch: int, now: datetime
+    ) -> None:
+        """How far the drain that was seen has come: done, or its deadline found something there (in words). Each is
+        told once by an Event. Fenced when the lease's epoch is another."""
+
     # -- leadership ----------------------------------------------------------------------------------------------
+    async def lease_epoch(self) -> int:
+        """The newest epoch: whoever leads acts under it."""
+
     async def acquire_lease(self, holder: str, *, ttl_s: float) -> Lease:
         """Takes it when it is free, expired, or held by the same holder's earlier life: epoch + 1. Else says whose."""
 

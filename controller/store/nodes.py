@@ -11,7 +11,7 @@ from controller.store.records import NodeRecord
 from controller.store.rows import AnyRow, labels_text, paged, registration_of, selected
 from controller.store.schema import nodes
 from controller.store.tables import Paging
-from kakuri.model import ByHand
+from kakuri.model import ByHand, Drain, Reason
 from kakuri.selector import Selector
 
 _BY_HAND: TypeAdapter[tuple[ByHand, ...]] = TypeAdapter(tuple[ByHand, ...])
@@ -29,21 +29,40 @@ _COLUMNS = (
     nodes.c.registered_at,
     nodes.c.by_hand,
     nodes.c.resource_version,
+    nodes.c.lost_at,
+    nodes.c.inventory_epoch,
+    nodes.c.drain,
 )
+
+_KNOWN = nodes.c.reason != Reason.FORGOTTEN.value
 
 
 def list_page(connection: sa.Connection, selector: Selector, page: Paging) -> list[NodeRecord]:
-    query = selected(sa.select(*_COLUMNS), nodes.c.labels, selector)
+    query = selected(sa.select(*_COLUMNS).where(_KNOWN), nodes.c.labels, selector)
     return [_from_row(row) for row in connection.execute(paged(query, nodes.c.id, page))]
 
 
 def by_id(connection: sa.Connection, ids: Collection[str] | None, *, keep: bool) -> dict[str, NodeRecord]:
-    query = sa.select(*_COLUMNS).order_by(nodes.c.id)
+    query = sa.select(*_COLUMNS).where(_KNOWN).order_by(nodes.c.id)
     if ids is not None:
         query = query.where(nodes.c.id.in_(sorted(ids)))
     if keep:
         query = query.with_for_update(key_share=True)
     return {row.id: _from_row(row) for row in connection.execute(query)}
+
+
+def forgotten(connection: sa.Connection, *, keep: bool) -> set[str]:
+    query = sa.select(nodes.c.id).where(sa.not_(_KNOWN)).order_by(nodes.c.id)
+    return set(connection.scalars(query.with_for_update(key_share=True) if keep else query))
+
+
+def hide(connection: sa.Connection, ids: Collection[str]) -> None:
+    """The rows stay, for the allocations that refer to them, and say nothing but that."""
+    nothing = {"ready": False, "schedulable": False, "registration": None, "drain": None, "lost_at": None}
+    empty = {"message": "", "address": "", "ledger_uid": "", "labels": "{}", "user_labels": "{}", "by_hand": "[]"}
+    if ids:
+        query = sa.update(nodes).where(nodes.c.id.in_(sorted(ids)))
+        connection.execute(query.values(reason=Reason.FORGOTTEN.value, **nothing, **empty))
 
 
 def to_row(record: NodeRecord) -> dict[str, Any]:
@@ -67,6 +86,9 @@ def to_row(record: NodeRecord) -> dict[str, Any]:
         "generation": record.generation,
         "created_at": record.created_at,
         "resource_version": record.resource_version,
+        "lost_at": record.lost_at,
+        "inventory_epoch": record.inventory_epoch,
+        "drain": record.drain.model_dump_json() if record.drain else None,
     }
 
 
@@ -85,4 +107,7 @@ def _from_row(row: AnyRow) -> NodeRecord:
         registered_at=row.registered_at,
         by_hand=_BY_HAND.validate_json(row.by_hand) if row.by_hand != "[]" else (),
         resource_version=row.resource_version,
+        lost_at=row.lost_at,
+        inventory_epoch=row.inventory_epoch,
+        drain=Drain.model_validate_json(row.drain) if row.drain else None,
     )

@@ -4,7 +4,7 @@ One rule: what can be computed when it is read (Unknown, a node's usage) is not 
 Allocation, RuntimeClass and Event are their own records.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,12 +12,14 @@ from controller.plan.snapshot import HostPort, NodeView, WorkloadView
 from kakuri.model import (
     Allocation,
     ByHand,
+    Drain,
     Node,
     NodeRegistration,
     NodeStatus,
     Reason,
     RuntimeClass,
     State,
+    Tombstone,
     Workload,
     WorkloadSpec,
     WorkloadStatus,
@@ -42,9 +44,10 @@ class WorkloadRecord:
         """The workload as people see it. silent_node: one that is not ready and has a live allocation of it."""
         status = self.status
         if silent_node:
-            status = status.with_(
-                state=State.UNKNOWN, reason=Reason.NODE_SILENT.value, message=_silence(silent_node, status.state)
-            )
+            # The planner says of a lost node that it is lost; it looks when that turns.
+            reason = Reason.NODE_LOST if status.reason == Reason.NODE_LOST else Reason.NODE_SILENT
+            message = _silence(silent_node, status.state, reason)
+            status = status.with_(state=State.UNKNOWN, reason=reason.value, message=message)
         return Workload.model_construct(
             **self.spec.__dict__,
             kind="Workload",
@@ -57,7 +60,7 @@ class WorkloadRecord:
             status=status,
         )
 
-    def view(self, allocations: tuple[Allocation, ...]) -> WorkloadView:
+    def view(self, allocations: tuple[Allocation, ...], tombstones: Iterable[Tombstone] = ()) -> WorkloadView:
         return WorkloadView(
             id=self.id,
             uid=self.uid,
@@ -67,22 +70,23 @@ class WorkloadRecord:
             deleting=self.deleted_at is not None,
             status=self.status,
             allocations=allocations,
+            tombstones=tuple(tombstones),
         )
 
 
-def shown_allocation(allocation: Allocation, *, node_ready: bool) -> Allocation:
-    """The allocation as people see it: Unknown while it may be running on a node that is not ready."""
-    if node_ready or allocation.released or allocation.state.ended:
+def shown_allocation(allocation: Allocation, *, silence: str) -> Allocation:
+    """The allocation as people see it: Unknown while it may be running on a node that is not ready. silence: why that
+    is so, or "" when it is ready."""
+    if not silence or allocation.released or allocation.state.ended:
         return allocation
-    return allocation.with_(
-        state=State.UNKNOWN,
-        reason=Reason.NODE_SILENT.value,
-        message=_silence(allocation.node, allocation.state),
-    )
+    reason = Reason.NODE_LOST if silence == Reason.NODE_LOST else Reason.NODE_SILENT
+    message = _silence(allocation.node, allocation.state, reason)
+    return allocation.with_(state=State.UNKNOWN, reason=reason.value, message=message)
 
 
-def _silence(node: str, state: State) -> str:
-    return f"node {node} is not ready; the last known state is {state.value}"
+def _silence(node: str, state: State, reason: Reason) -> str:
+    how = "lost" if reason is Reason.NODE_LOST else "not ready"
+    return f"node {node} is {how}; the last known state is {state.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,10 @@ class NodeRecord:
     registered_at: datetime | None = None
     by_hand: tuple[ByHand, ...] = ()
     resource_version: int = 0
+    lost_at: datetime | None = None
+    inventory_epoch: int = 0
+    """The newest epoch under which all that the node has was read."""
+    drain: Drain | None = None
 
     @property
     def all_labels(self) -> dict[str, str]:
@@ -119,7 +127,7 @@ class NodeRecord:
     def ledger_uid(self) -> str:
         return self.registration.ledger_uid if self.registration else ""
 
-    def shown(self, usage: Usage) -> Node:
+    def shown(self, usage: Usage, tombstones: Iterable[Tombstone] = ()) -> Node:
         told = self.registration.__dict__ if self.registration else {}
         status = NodeStatus.model_construct(
             **told,
@@ -131,6 +139,9 @@ class NodeRecord:
             allocations=usage.allocations,
             by_hand=self.by_hand,
             registered_at=self.registered_at,
+            lost_at=self.lost_at,
+            drain=self.drain,
+            tombstones=tuple(tombstones),
         )
         return Node.model_construct(
             kind="Node",
@@ -162,6 +173,8 @@ class NodeRecord:
             ledger_uid=self.ledger_uid,
             simulated=bool(told and told.simulated),
             message=self.message,
+            lost=self.lost_at is not None,
+            drain=self.drain,
             unproved={u.handler: u.message for u in told.unproved} if told else {},
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-REVISION = "0001"
+REVISION = "0005"
 """The migration that these tables are the result of."""
 
 metadata = sa.MetaData()
@@ -92,6 +92,8 @@ cluster = sa.Table(
     sa.Column("cluster_id", sa.Text, primary_key=True),
     _int("resource_version"),
     _int("changes_held_after"),
+    _time("restored_at", nullable=True),
+    sa.Column("restored_epoch", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 runtime_classes = sa.Table(
@@ -127,6 +129,9 @@ nodes = sa.Table(
     _int("generation"),
     _time("created_at"),
     _int("resource_version"),
+    _time("lost_at", nullable=True),
+    sa.Column("inventory_epoch", sa.BigInteger, nullable=False, server_default="0"),
+    _json("drain", nullable=True),
 )
 
 workloads = sa.Table(
@@ -193,6 +198,7 @@ allocations = sa.Table(
     _time("finished_at", nullable=True),
     _time("observed_at", nullable=True),
     _int("resource_version"),
+    sa.Column("lease_bound", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("allocations_by_workload", "workload_id"),
     sa.Index("allocations_by_node", "node"),
     # At most one live allocation for a slot, whatever the planner thinks.
@@ -226,6 +232,21 @@ events = sa.Table(
     sa.Index("events_by_object", "object_id", "object_kind"),
     sa.Index("events_by_time", "last_seen", "id"),
     sa.Index("events_by_resource_version", "resource_version"),
+)
+
+tombstones = sa.Table(
+    "tombstones",
+    metadata,
+    _id("id", primary_key=True),
+    _id("node"),
+    _id("workload"),
+    _int("slot"),
+    _text("reason"),
+    _text("message"),
+    _bool("blocks"),
+    _time("created_at"),
+    sa.Index("tombstones_by_node", "node"),
+    sa.Index("tombstones_by_workload", "workload"),
 )
 
 changes = sa.Table(

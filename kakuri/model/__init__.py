@@ -4,13 +4,16 @@ from kakuri.model.allocation import BY_HAND, Allocation, Desired, allocation_id,
 from kakuri.model.base import Model
 from kakuri.model.event import Event, EventDraft, EventType
 from kakuri.model.node import (
+    FEATURE_LEASE,
     ByHand,
     Capacity,
+    Drain,
     Node,
     NodeManifest,
     NodeRegistration,
     NodeStatus,
     ProvedClass,
+    Tombstone,
     UnprovedHandler,
 )
 from kakuri.model.runtime_class import BUILT_IN, RuntimeClass, RuntimeClassManifest
@@ -31,11 +34,13 @@ from kakuri.model.workload import (
 __all__ = [
     "BUILT_IN",
     "BY_HAND",
+    "FEATURE_LEASE",
     "Allocation",
     "ByHand",
     "Capacity",
     "Condition",
     "Desired",
+    "Drain",
     "Event",
     "EventDraft",
     "EventType",
@@ -53,6 +58,7 @@ __all__ = [
     "RuntimeClass",
     "RuntimeClassManifest",
     "State",
+    "Tombstone",
     "UnprovedHandler",
     "Workload",
     "WorkloadManifest",

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Literal
 
 from kakuri.model.base import Model
-from kakuri.model.state import State
+from kakuri.model.state import Reason, State
 from kakuri.model.workload import WorkloadSpec
 
 BY_HAND = "hand"
@@ -59,6 +59,8 @@ class Allocation(Model):
     """A container of it has run."""
     released: bool = False
     """Ended, and nothing of it is left in the runtime: its resources and its ports are free."""
+    lease_bound: bool = False
+    """Whatever the node may have accepted of it said on_disconnect replace: it ends with the node's lease."""
     simulated: bool = False
     handler: str = ""
     """The handler its sandbox reported."""
@@ -77,6 +79,11 @@ class Allocation(Model):
     def live(self) -> bool:
         """Whether a container of it may still be there."""
         return not self.released
+
+    @property
+    def leaves_a_drain(self) -> bool:
+        """It was stopped because its node is drained, and is not gone yet."""
+        return self.live and self.desired is not Desired.RUN and self.desired_reason == Reason.DRAINED
 
     @property
     def ready(self) -> bool:

@@ -8,6 +8,9 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from kakuri.model.base import Model
 from kakuri.model.fields import CpuMillicores, Labels, MemoryMb, Name
 
+FEATURE_LEASE = "node-lease"
+"""An agent that has it ends what says on_disconnect replace when its node's lease is over."""
+
 
 class NodeManifest(Model):
     """What a person may say of a node."""
@@ -66,6 +69,35 @@ class ByHand(Model):
     cpu_millicores: StrictInt = 0
 
 
+class Drain(Model):
+    """A person asked for the node to be emptied."""
+
+    asked_at: datetime
+    deadline_at: datetime | None = None
+    """From then on what is still there is stopped, whether or not it can run elsewhere. None: never."""
+    drained_at: datetime | None = None
+    """When it was first found to be done."""
+    overdue: bool = False
+    """It was told that the deadline has passed with something left there."""
+
+
+class Tombstone(Model):
+    """An allocation that SQL gave up on while its node may still run it. It is ended there as soon as the node can be
+    told, and the tombstone goes when the node has nothing of it any more."""
+
+    id: str
+    """The allocation's."""
+    node: str
+    workload: str
+    slot: int
+    reason: str
+    """ForceDeleted, NodeForgotten or Restored."""
+    message: str
+    blocks: bool
+    """Nothing is placed for its workload's slot until it is gone: nobody has said that two of it do no harm."""
+    created_at: datetime
+
+
 class NodeStatus(Model):
     ready: bool = False
     reason: str = ""
@@ -88,6 +120,11 @@ class NodeStatus(Model):
     simulated: bool = False
     features: tuple[str, ...] = ()
     registered_at: datetime | None = None
+    lost_at: datetime | None = None
+    """Since then its lease is certainly over: what is bound to the lease has ended there. None once it is heard of."""
+    drain: Drain | None = None
+    tombstones: tuple[Tombstone, ...] = ()
+    """Allocations that were given up while it may still run them."""
 
 
 class Node(NodeManifest):

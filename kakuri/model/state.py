@@ -64,6 +64,8 @@ class Reason(StrEnum):
     # what the controller asked for
     UPDATING = "Updating"
     SCALING_DOWN = "ScalingDown"
+    DRAINED = "Drained"
+    """Its node is being drained."""
     DELETED = "Deleted"
     # a change of the spec
     UP_TO_DATE = "UpToDate"
@@ -72,4 +74,10 @@ class Reason(StrEnum):
     # nodes
     READY = "Ready"
     NODE_SILENT = "NodeSilent"
+    FORGOTTEN = "Forgotten"
+    """A person said that the node is gone. It is shown no more; its row stays while allocations refer to it."""
+    # why an allocation was given up while its node may still run it
+    FORCE_DELETED = "ForceDeleted"
+    NODE_FORGOTTEN = "NodeForgotten"
+    RESTORED = "Restored"
     NEVER_SEEN = "NeverSeen"

@@ -37,9 +37,12 @@ class Protocol(StrEnum):
 
 
 class OnDisconnect(StrEnum):
-    """What happens to an allocation whose node is silent. `keep` waits for the node."""
+    """What happens to an allocation whose node is silent."""
 
     KEEP = "keep"
+    """It waits for the node, however long."""
+    REPLACE = "replace"
+    """The node ends it when its lease is over, and it is replaced elsewhere once that is certain."""
 
 
 class PortMapping(Model):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from builders import NOW, a_manifest, a_registration
-from controller.exchange import Errand, ObservedAllocation, Report, Sent
+from controller.exchange import Errand, LeaseTerms, ObservedAllocation, Report, Sent
+from controller.loops.bounds import NodeBounds
 from controller.loops.driver import Driver
 from controller.nodes import NodeUnreachable
 from controller.store import open_store
@@ -52,7 +53,9 @@ class ObjectAgents:
     revision: int = 1
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def observe(self, node: str, address: str, *, epoch: int, instance: str, since: int, wait_s: float) -> Report:
+    async def observe(
+        self, node: str, address: str, *, epoch: int, instance: str, since: int, wait_s: float, lease: LeaseTerms
+    ) -> Report:
         if self.away:
             raise NodeUnreachable("nobody there")
         async with self.changed:
@@ -164,7 +167,7 @@ async def a_world(*, with_node: bool = True) -> AsyncIterator[World]:
     clock = ScriptedClock()
     if with_node:
         await store.register_node("n1", a_registration(ledger_uid=agents.ledger_uid), now=clock.now())
-    driver = Driver(store, agents, clock, "me")
+    driver = Driver(store, agents, clock, "me", NodeBounds())
     loops = asyncio.create_task(driver.run())
     try:
         yield World(store, agents, clock, driver)

@@ -24,7 +24,17 @@ _FAST = (
 
 
 # In an order that foreign keys allow.
-_TABLES = ("events", "changes", "allocations", "workloads", "nodes", "runtime_classes", "leases", "cluster")
+_TABLES = (
+    "events",
+    "changes",
+    "allocations",
+    "workloads",
+    "nodes",
+    "runtime_classes",
+    "leases",
+    "tombstones",
+    "cluster",
+)
 _REMEMBER = "CREATE SCHEMA seed; " + "; ".join(f"CREATE TABLE seed.{t} AS TABLE public.{t}" for t in _TABLES)
 _RESET = (
     "".join(f"DELETE FROM {t}; " for t in _TABLES)

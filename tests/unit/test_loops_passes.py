@@ -9,9 +9,10 @@ from structlog.testing import capture_logs
 
 from builders import NOW, a_manifest, a_registration
 from controller.exchange import ObservedAllocation, Report
+from controller.loops.bounds import NodeBounds
 from controller.loops.dispatch import DispatchPass
 from controller.loops.lease import Leadership
-from controller.loops.observe import SILENT_AFTER_S, ObservePass
+from controller.loops.observe import ObservePass
 from controller.loops.reap import Orphans
 from controller.loops.reconcile import ReconcilePass
 from controller.nodes import NodeRefused
@@ -49,11 +50,11 @@ async def test_a_node_is_silent_only_after_its_time() -> None:
     agents = ObjectAgents(cluster_id=store.cluster_id, away=True)
     node, _ = await store.register_node("n1", a_registration(ledger_uid="ledger-1"), now=NOW)
     await store.set_node_ready("n1", epoch=0, ready=True, reason="Ready", message="", now=NOW)
-    observe = ObservePass(agents, store, clock, AgentAddress("n1", node.status.address, True, "ledger-1"))
+    observe = ObservePass(agents, store, clock, AgentAddress("n1", node.status.address, True, "ledger-1"), NodeBounds())
 
     assert not (await observe(epoch=0)).turned
     assert (await store.get_node("n1")).status.ready
-    await clock.pass_(SILENT_AFTER_S)
+    await clock.pass_(NodeBounds().silent_after_s)
     assert (await observe(epoch=0)).turned
 
     seen = (await store.get_node("n1")).status
@@ -69,7 +70,9 @@ async def test_what_an_agent_said_is_one_line_of_the_log_when_it_was_news() -> N
     ghost = ObservedAllocation("ghost.0.00000000", "ghost", 0, store.cluster_id, revision=1, state="Running")
     agents.has = {ghost.id: ghost}
     with capture_logs() as lines:
-        observe = ObservePass(agents, store, ScriptedClock(), AgentAddress("n1", node.status.address, True, "ledger-1"))
+        observe = ObservePass(
+            agents, store, ScriptedClock(), AgentAddress("n1", node.status.address, True, "ledger-1"), NodeBounds()
+        )
         await observe(epoch=0)
         agents.has = {}
         await agents.say()
@@ -89,7 +92,9 @@ async def test_a_node_that_refuses_this_controller_says_so_at_once() -> None:
             raise NodeRefused(f"the agent at {address} is bound to another cluster")
 
     agents = AnothersAgent(cluster_id=store.cluster_id)
-    observe = ObservePass(agents, store, ScriptedClock(), AgentAddress("n1", node.status.address, False, "ledger-1"))
+    observe = ObservePass(
+        agents, store, ScriptedClock(), AgentAddress("n1", node.status.address, False, "ledger-1"), NodeBounds()
+    )
     await observe(epoch=0)
 
     seen = (await store.get_node("n1")).status
@@ -104,10 +109,11 @@ async def test_a_leader_that_wakes_up_late_calls_no_node_silent_that_the_next_on
     node, _ = await store.register_node("n1", a_registration(ledger_uid="ledger-1"), now=NOW)
     there = AgentAddress("n1", node.status.address, True, "ledger-1")
     first = await store.acquire_lease("first", ttl_s=0)
-    late = ObservePass(ObjectAgents(cluster_id=store.cluster_id, away=True), store, clock, there)
+    late = ObservePass(ObjectAgents(cluster_id=store.cluster_id, away=True), store, clock, there, NodeBounds())
+    await late(epoch=first.epoch)
     second = await store.acquire_lease("second", ttl_s=15)
-    await ObservePass(ObjectAgents(cluster_id=store.cluster_id), store, clock, there)(epoch=second.epoch)
-    await clock.pass_(SILENT_AFTER_S)
+    await ObservePass(ObjectAgents(cluster_id=store.cluster_id), store, clock, there, NodeBounds())(epoch=second.epoch)
+    await clock.pass_(NodeBounds().silent_after_s)
 
     with pytest.raises(Fenced):
         await late(epoch=first.epoch)

@@ -13,7 +13,7 @@ from controller.store.batch import Batch
 from controller.store.contract import NotFound, Recorded
 from controller.store.records import NodeRecord, Usage
 from controller.store.rules.fence import check_lead
-from controller.store.rules.transitions import answered, lost, observed, told
+from controller.store.rules.transitions import answered, fenced, lost, observed, told
 from controller.store.tables import Tables
 from kakuri.model import BY_HAND, Allocation, ByHand, Desired, EventDraft, EventType, Node, NodeRegistration, Reason
 
@@ -28,7 +28,7 @@ def register_node(
         return (old.shown(usage), False), batch
     if old is None:
         new = _new_node(id_, registration, now, new_uid())
-        batch.nodes.insert(new)
+        batch.insert_node(new, forgotten=id_ in tables.forgotten_nodes())
     else:
         new = replace(old, registration=registration, registered_at=now)
         if old.registration is None:
@@ -76,7 +76,10 @@ def set_node_ready(
         raise NotFound(f'node "{id_}" does not exist')
     if (old.ready, old.reason, old.message) == (ready, reason, message):
         return False, batch
-    batch.nodes.update(replace(old, ready=ready, reason=reason, message=message))
+    if old.lost_at is not None and not ready and reason == Reason.NODE_SILENT:
+        return False, batch  # lost says more, and stays true until it is heard of
+    lost_at = None if ready else old.lost_at
+    batch.nodes.update(replace(old, ready=ready, reason=reason, message=message, lost_at=lost_at))
     if (old.ready, old.reason) != (ready, reason):
         type_ = EventType.NORMAL if ready else EventType.WARNING
         batch.tell(_node_event(id_, type_, reason or ("Ready" if ready else "NotReady"), message))
@@ -89,10 +92,37 @@ def set_node_ready(
     return True, batch
 
 
+def set_node_lost(tables: Tables, id_: str, *, epoch: int, message: str, now: datetime) -> tuple[frozenset[str], Batch]:
+    check_lead(tables, epoch)
+    batch = Batch(now)
+    old = tables.nodes([id_]).get(id_)
+    if old is None:
+        raise NotFound(f'node "{id_}" does not exist')
+    if old.lost_at is None:
+        lost_now = replace(old, ready=False, reason=Reason.NODE_LOST.value, message=message, lost_at=now)
+        batch.nodes.update(lost_now)
+        batch.tell(_node_event(id_, EventType.WARNING, Reason.NODE_LOST.value, message))
+    tables.keep_workloads(tables.owners_on(id_))
+    dirty: set[str] = set()
+    for row in tables.allocations_on(id_):
+        after = fenced(row, f"node {id_} is lost: {message}", now=now)
+        if after is not row:
+            _record(batch, row, after)
+            dirty.add(row.workload)
+        elif old.lost_at is None and row.live and not row.state.ended:
+            # It is kept for the node, and what is said of it changes.
+            batch.allocations.touch(row.id)
+            batch.workloads.touch(row.workload)
+            dirty.add(row.workload)
+    return frozenset(dirty), batch
+
+
 def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) -> tuple[Recorded, Batch]:
     check_lead(tables, epoch)
     batch = Batch(now)
     released = _note_by_hand(tables, batch, report)
+    if report.full:
+        _note_inventory(tables, batch, report.node, epoch)
     ours = {o.id: o for o in report.allocations if o.origin == tables.cluster_id}
     ids = None if report.full else {*ours, *report.gone}
     rows = _rows_on(tables, report.node, ids)
@@ -119,6 +149,13 @@ def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) 
         or tables.has_errands(report.node, besides=batch.allocations.updated),
     )
     return recorded, batch
+
+
+def _note_inventory(tables: Tables, batch: Batch, node: str, epoch: int) -> None:
+    """That all the node has was read under this epoch: once an epoch, so that it costs one write a takeover."""
+    record = batch.nodes.updated.get(node) or tables.nodes([node]).get(node)
+    if record is not None and record.inventory_epoch < epoch:
+        batch.nodes.update(replace(record, inventory_epoch=epoch))
 
 
 def _note_by_hand(tables: Tables, batch: Batch, report: Report) -> bool:

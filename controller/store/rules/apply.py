@@ -23,8 +23,11 @@ from controller.store.contract import (
     Write,
 )
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
+from controller.store.rules.nodes import bury, drain_event, retire
 from controller.store.tables import Tables
 from kakuri.model import (
+    EventDraft,
+    EventType,
     NodeManifest,
     Reason,
     RuntimeClass,
@@ -53,6 +56,10 @@ def _load(tables: Tables, writes: Sequence[Write], now: datetime, new_uid: Calla
     for write in writes:
         kind, id_ = _names(write)
         ids[kind].add(id_)
+    forced = {w.id for w in writes if isinstance(w, Delete) and w.kind == "Workload" and w.force}
+    if forced:
+        # Shown with their nodes is what they leave there; nodes are locked before workloads.
+        ids["Node"] |= {a.node for a in tables.allocations_of(forced)}
     nodes = tables.nodes(ids["Node"]) if ids["Node"] else {}
     classes = tables.runtime_classes(keep=ids["RuntimeClass"])
     workloads = tables.workloads(ids["Workload"]) if ids["Workload"] else {}
@@ -103,6 +110,8 @@ class _Desk:
                 return self._put_node(index, write, manifest)
             case Put(manifest=RuntimeClassManifest() as manifest):
                 return self._put_class(index, write, manifest)
+            case Delete(kind="Workload", force=True):
+                return self._force_delete(index, write)
             case Delete(kind="Workload"):
                 return self._delete_workload(index, write)
             case Delete(kind="Node"):
@@ -159,6 +168,30 @@ class _Desk:
         self.workloads[new.id] = new
         return self._workload_outcome(new, "deleting")
 
+    def _force_delete(self, index: int, delete: Delete) -> Outcome:
+        """Gone at once. What may still run somewhere is told, and its node is held to ending it."""
+        old = _existing(index, delete, self.workloads.get(delete.id))
+        rows = self.tables.allocations_of([old.id])
+        for row in rows:
+            bury(self.batch, row, Reason.FORCE_DELETED, f"workload {old.id} was deleted by force")
+            self.batch.delete_allocation(row)
+            if row.node in self.nodes:
+                self.batch.nodes.touch(row.node)
+        live = [f"{r.id} on {r.node}" for r in rows if r.live]
+        told = f"{_first(live)} may still run until the node has ended it" if live else "nothing of it was left to run"
+        self.batch.tell(
+            EventDraft(
+                object_kind="Workload",
+                object_id=old.id,
+                type=EventType.WARNING,
+                reason=Reason.FORCE_DELETED.value,
+                message=f"deleted by force: {told}",
+            )
+        )
+        self.batch.workloads.delete(old.id)
+        del self.workloads[old.id]
+        return Outcome("Workload", old.id, "deleted", None)
+
     def _workload_outcome(self, record: WorkloadRecord, result: str) -> Outcome:
         shown = record.shown(self.silent.get(record.id, ""))
         return Outcome("Workload", record.id, result, shown)  # type: ignore[arg-type] # the callers' literals
@@ -180,11 +213,15 @@ class _Desk:
                 reason=Reason.NEVER_SEEN.value,
                 message="no agent has registered for it",
             )
-            self.batch.nodes.insert(new)
+            self.batch.insert_node(new, forgotten=new.id in self.tables.forgotten_nodes())
         elif (old.labels, old.schedulable) == (manifest.labels, manifest.schedulable):
             return Outcome("Node", old.id, "unchanged", old.shown(usage))
         else:
             new = replace(old, labels=manifest.labels, schedulable=manifest.schedulable, generation=old.generation + 1)
+            if manifest.schedulable and old.drain is not None:
+                # What takes new work is not being emptied.
+                new = replace(new, drain=None)
+                self.batch.tell(drain_event(old.id, old.drain, None))
             self.batch.nodes.update(new)
         self.nodes[new.id] = new
         return Outcome("Node", new.id, "created" if old is None else "configured", new.shown(usage))
@@ -200,10 +237,7 @@ class _Desk:
                 "wait until their allocations have ended there",
                 index=index,
             )
-        # Nobody could ask the node to forget these any more, and their workloads would never be gone.
-        for row in rows:
-            self.batch.delete_allocation(row)
-        self.batch.nodes.delete(old.id)
+        retire(self.batch, old.id, rows, why=f"node {old.id} was deleted", now=self.now)
         del self.nodes[old.id]
         return Outcome("Node", old.id, "deleted", None)
 
@@ -305,6 +339,10 @@ def _check_match(index: int, kind: str, if_match: str, old: Existing) -> None:
 
 def _words(kind: str) -> str:
     return {"Workload": "workload", "Node": "node", "RuntimeClass": "runtime class"}[kind]
+
+
+def _first(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
 def _some(ids: Sequence[str], noun: str) -> str:

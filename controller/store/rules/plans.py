@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from controller.plan.action import Forget, Place, Plan, WorkloadPlan, carried_out
+from controller.plan.action import Forget, Place, Plan, Remove, WorkloadPlan, carried_out
 from controller.plan.snapshot import Snapshot
 from controller.store.batch import Batch
 from controller.store.contract import Applied, Invalid
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
 from controller.store.rules.fence import check_lead
 from controller.store.tables import Tables
-from kakuri.model import Allocation, Reason
+from kakuri.model import Allocation, Desired, Reason, Tombstone
 
 
 def load_snapshot(tables: Tables, workload_ids: Sequence[str], *, now: datetime, seed: str) -> Snapshot:
@@ -27,14 +27,19 @@ def load_snapshot(tables: Tables, workload_ids: Sequence[str], *, now: datetime,
     usage = tables.usage()
     host_ports = tables.host_ports()
     nodes = tables.nodes()
+    blocking: dict[str, list[Tombstone]] = {}
+    for tombstone in tables.tombstones_blocking(workloads) if workloads else []:
+        blocking.setdefault(tombstone.workload, []).append(tombstone)
+    draining = [n.id for n in nodes.values() if n.drain is not None]
     return Snapshot(
         now=now,
-        workloads=tuple(w.view(tuple(allocations[w.id])) for w in workloads.values()),
+        workloads=tuple(w.view(tuple(allocations[w.id]), blocking.get(w.id, ())) for w in workloads.values()),
         nodes=tuple(
             n.view(usage.get(n.id, Usage()), host_ports.get(n.id, frozenset()), classes) for n in nodes.values()
         ),
         runtime_classes=classes,
         seed=seed,
+        leaving=tuple(a for node in draining for a in tables.allocations_on(node) if a.leaves_a_drain),
     )
 
 
@@ -48,19 +53,25 @@ def apply_plan(tables: Tables, plan: Plan, *, epoch: int, now: datetime) -> tupl
             written.add(step.workload_id)
         else:
             stale.add(step.workload_id)
-    return Applied(frozenset(written), frozenset(stale), frozenset(desk.nodes_to_tell)), desk.batch
+    desk.clear_forgotten(tables)
+    applied = Applied(
+        frozenset(written), frozenset(stale), frozenset(desk.nodes_to_tell), again=frozenset(desk.cleared.values())
+    )
+    return applied, desk.batch
 
 
 def _load(tables: Tables, todo: Sequence[WorkloadPlan], now: datetime) -> "_Desk":
     targets = {a.node for w in todo for a in w.actions if isinstance(a, Place)}
     nodes = tables.nodes(targets) if targets else {}
+    removes = any(isinstance(a, Remove) for w in todo for a in w.actions)
+    forgotten = tables.forgotten_nodes() if removes else set()
     workloads = tables.workloads([w.workload_id for w in todo]) if todo else {}
     acted_on = [w.workload_id for w in todo if w.actions and w.workload_id in workloads]
     rows = tables.allocations_of(acted_on) if acted_on else []
     allocations: dict[str, dict[str, Allocation]] = {}
     for row in rows:
         allocations.setdefault(row.workload, {})[row.id] = row
-    return _Desk(now, Batch(now), nodes, workloads, allocations)
+    return _Desk(now, Batch(now), nodes, forgotten, workloads, allocations)
 
 
 @dataclass
@@ -68,10 +79,13 @@ class _Desk:
     now: datetime
     batch: Batch
     nodes: dict[str, NodeRecord]
+    forgotten: set[str]
     workloads: dict[str, WorkloadRecord]
     allocations: dict[str, dict[str, Allocation]]
     """By workload, by id."""
     nodes_to_tell: set[str] = field(default_factory=set)
+    cleared: dict[str, str] = field(default_factory=dict)
+    """Allocations that went without a word to their node, since it is forgotten → their workloads."""
 
     def carry_out(self, step: WorkloadPlan) -> bool:
         """Whether the plan was for the workload as it is."""
@@ -92,6 +106,10 @@ class _Desk:
         for row in after:
             if row.id not in before:
                 self.batch.insert_allocation(row)
+            elif row.desired is Desired.REMOVE and row.node in self.forgotten:
+                self.batch.delete_allocation(row)
+                self.cleared[row.id] = row.workload
+                continue
             elif row is not before[row.id]:
                 self.batch.update_allocation(row)
             else:
@@ -100,10 +118,17 @@ class _Desk:
         self._follow(record, step)
         return True
 
+    def clear_forgotten(self, tables: Tables) -> None:
+        """A forgotten node's own row goes with the last allocation that refers to it."""
+        for node in sorted(self.forgotten) if self.cleared else ():
+            if all(a.id in self.cleared for a in tables.allocations_on(node)):
+                self.batch.nodes.delete(node)
+
     def _still_there(self, place: Place) -> bool:
         # A node that came back with another ledger since must not be sent a start that names the old one.
         node = self.nodes.get(place.node)
-        return node is not None and node.ledger_uid == place.ledger_uid
+        # One that fell silent since may be lost already, and what is placed there would not be among what it lost.
+        return node is not None and node.ready and node.ledger_uid == place.ledger_uid
 
     def _forget(self, record: WorkloadRecord, rows: Mapping[str, Allocation]) -> None:
         if rows:

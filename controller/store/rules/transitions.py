@@ -9,7 +9,7 @@ from datetime import datetime
 from controller.exchange import ObservedAllocation, Sent
 from controller.plan.action import Stop, carried_out
 from controller.plan.replace import BROKEN_REASONS
-from kakuri.model import Allocation, Desired, EventDraft, EventType, Reason, State
+from kakuri.model import Allocation, Desired, EventDraft, EventType, OnDisconnect, Reason, State
 
 _TROUBLE = BROKEN_REASONS | {Reason.RUNTIME_UNREACHABLE, Reason.INCOMPATIBLE_AGENT}
 """Reasons of a live allocation that people look for in `describe`."""
@@ -50,6 +50,7 @@ def observed(row: Allocation, seen: ObservedAllocation, *, ledger_uid: str, now:
         started_at=seen.started_at or row.started_at,
         finished_at=row.finished_at if row.state.ended else (seen.finished_at or (now if ended else None)),
     )
+    after = _bound(after)
     return row if after == row else after.with_(observed_at=now)
 
 
@@ -81,7 +82,31 @@ def answered(row: Allocation, sent: Sent, *, ledger_uid: str, now: datetime) -> 
             finished_at=now,
             released=True,
         )
+    after = _bound(after)
     return row if after == row else after.with_(observed_at=now)
+
+
+def _bound(row: Allocation) -> Allocation:
+    """Bound to the node's lease as its spec says, once the agent has accepted that."""
+    if row.accepted_revision < row.revision or row.lease_bound:
+        return row
+    return row.with_(lease_bound=row.spec.on_disconnect is OnDisconnect.REPLACE)
+
+
+def fenced(row: Allocation, message: str, *, now: datetime) -> Allocation:
+    """Its node's lease is certainly over, so it has ended, for it is bound to that lease. The node is told to stop it
+    all the same when it is back."""
+    if row.released or not row.lease_bound:
+        return row
+    end = {"state": State.FAILED, "reason": Reason.NODE_LOST.value, "message": message, "finished_at": now}
+    return row.with_(
+        **({} if row.state.ended else end),
+        desired=Desired.STOP if row.desired is Desired.RUN else row.desired,
+        desired_reason=Reason.NODE_LOST.value if row.desired is Desired.RUN else row.desired_reason,
+        revision=row.revision + 1,
+        released=True,
+        observed_at=now,
+    )
 
 
 def told(before: Allocation, after: Allocation) -> list[EventDraft]:

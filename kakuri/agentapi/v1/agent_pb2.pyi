@@ -180,12 +180,15 @@ class InPlaceSpec(_message.Message):
     TERMINATION_GRACE_S_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     restart_policy: _builtins.str
     """Always | OnFailure | Never"""
     restart_limit: _builtins.int
     """-1: no limit"""
     termination_grace_s: _builtins.int
     generation: _builtins.int
+    on_disconnect: _builtins.str
+    """keep (or empty, from an older controller) | replace"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -196,10 +199,11 @@ class InPlaceSpec(_message.Message):
         termination_grace_s: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         generation: _builtins.int = ...,
+        on_disconnect: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "labels", b"labels", "restart_limit", b"restart_limit", "restart_policy", b"restart_policy", "termination_grace_s", b"termination_grace_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "labels", b"labels", "on_disconnect", b"on_disconnect", "restart_limit", b"restart_limit", "restart_policy", b"restart_policy", "termination_grace_s", b"termination_grace_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,9 +429,19 @@ class ObserveRequest(_message.Message):
     INSTANCE_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     WAIT_S_FIELD_NUMBER: _builtins.int
+    LEASE_S_FIELD_NUMBER: _builtins.int
+    STOP_BOUND_S_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     since: _builtins.int
     wait_s: _builtins.float
+    lease_s: _builtins.float
+    """The node's lease: it lasts lease_s from the sent_at_ns that heard gives back, and what is bound to it (on_disconnect
+    replace) has ended by stop_bound_s after that. lease_s 0: an older controller, which grants none.
+    """
+    stop_bound_s: _builtins.float
+    heard: _builtins.int
+    """sent_at_ns of the newest answer that this controller has of this instance; 0: none yet"""
     @_builtins.property
     def fence(self) -> Global___Fence: ...
     def __init__(
@@ -437,10 +451,13 @@ class ObserveRequest(_message.Message):
         instance: _builtins.str = ...,
         since: _builtins.int = ...,
         wait_s: _builtins.float = ...,
+        lease_s: _builtins.float = ...,
+        stop_bound_s: _builtins.float = ...,
+        heard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "instance", b"instance", "since", b"since", "wait_s", b"wait_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "heard", b"heard", "instance", b"instance", "lease_s", b"lease_s", "since", b"since", "stop_bound_s", b"stop_bound_s", "wait_s", b"wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,6 +489,7 @@ class AllocationStatus(_message.Message):
     SLOT_FIELD_NUMBER: _builtins.int
     MEMORY_MB_FIELD_NUMBER: _builtins.int
     CPU_MILLICORES_FIELD_NUMBER: _builtins.int
+    WORKLOAD_UID_FIELD_NUMBER: _builtins.int
     allocation_id: _builtins.str
     workload_id: _builtins.str
     origin: _builtins.str
@@ -500,6 +518,7 @@ class AllocationStatus(_message.Message):
     memory_mb: _builtins.int
     """What it takes of the node: the controller counts what was started by hand, too. 0 for what the ledger doesn't know."""
     cpu_millicores: _builtins.int
+    workload_uid: _builtins.str
     def __init__(
         self,
         *,
@@ -525,10 +544,11 @@ class AllocationStatus(_message.Message):
         slot: _builtins.int = ...,
         memory_mb: _builtins.int = ...,
         cpu_millicores: _builtins.int = ...,
+        workload_uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "allocation_id", b"allocation_id", "container_id", b"container_id", "cpu_millicores", b"cpu_millicores", "exit_code", b"exit_code", "finished_at_ns", b"finished_at_ns", "handler", b"handler", "image", b"image", "ip", b"ip", "memory_mb", b"memory_mb", "message", b"message", "origin", b"origin", "reason", b"reason", "released", b"released", "restarts", b"restarts", "revision", b"revision", "sandbox_id", b"sandbox_id", "simulated", b"simulated", "slot", b"slot", "started_at_ns", b"started_at_ns", "started_once", b"started_once", "state", b"state", "workload_id", b"workload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "allocation_id", b"allocation_id", "container_id", b"container_id", "cpu_millicores", b"cpu_millicores", "exit_code", b"exit_code", "finished_at_ns", b"finished_at_ns", "handler", b"handler", "image", b"image", "ip", b"ip", "memory_mb", b"memory_mb", "message", b"message", "origin", b"origin", "reason", b"reason", "released", b"released", "restarts", b"restarts", "revision", b"revision", "sandbox_id", b"sandbox_id", "simulated", b"simulated", "slot", b"slot", "started_at_ns", b"started_at_ns", "started_once", b"started_once", "state", b"state", "workload_id", b"workload_id", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -546,11 +566,14 @@ class ObserveResponse(_message.Message):
     FULL_FIELD_NUMBER: _builtins.int
     ALLOCATIONS_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
+    SENT_AT_NS_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     revision: _builtins.int
     ledger_uid: _builtins.str
     full: _builtins.bool
     """everything the agent has; what is not in it is not there"""
+    sent_at_ns: _builtins.int
+    """when this answer was sent, by the node's CLOCK_BOOTTIME"""
     @_builtins.property
     def allocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___AllocationStatus]: ...
     @_builtins.property
@@ -566,10 +589,11 @@ class ObserveResponse(_message.Message):
         full: _builtins.bool = ...,
         allocations: _abc.Iterable[Global___AllocationStatus] | None = ...,
         gone: _abc.Iterable[_builtins.str] | None = ...,
+        sent_at_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocations", b"allocations", "full", b"full", "gone", b"gone", "instance", b"instance", "ledger_uid", b"ledger_uid", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocations", b"allocations", "full", b"full", "gone", b"gone", "instance", b"instance", "ledger_uid", b"ledger_uid", "revision", b"revision", "sent_at_ns", b"sent_at_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -665,3 +689,58 @@ class LogsChunk(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LogsChunk: _TypeAlias = LogsChunk  # noqa: Y015
+
+@_typing.final
+class ReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FENCE_FIELD_NUMBER: _builtins.int
+    HELD_BY_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    held_by: _builtins.str
+    """the cluster that holds it, as a person was told; any other is refused with FAILED_PRECONDITION"""
+    stop: _builtins.bool
+    """end what runs of it here"""
+    @_builtins.property
+    def fence(self) -> Global___Fence:
+        """who asks: the cluster that holds the agent, or the one that wants it"""
+
+    def __init__(
+        self,
+        *,
+        fence: Global___Fence | None = ...,
+        held_by: _builtins.str = ...,
+        stop: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "held_by", b"held_by", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASED_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    released: _builtins.bool
+    @_builtins.property
+    def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """allocations of that cluster that have not ended; ask again"""
+
+    def __init__(
+        self,
+        *,
+        released: _builtins.bool = ...,
+        left: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left", b"left", "released", b"released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseResponse: _TypeAlias = ReleaseResponse  # noqa: Y015

@@ -54,6 +54,11 @@ class AgentStub(object):
                 request_serializer=kakuri_dot_agentapi_dot_v1_dot_agent__pb2.LogsRequest.SerializeToString,
                 response_deserializer=kakuri_dot_agentapi_dot_v1_dot_agent__pb2.LogsChunk.FromString,
                 _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/kakuri.agent.v1.Agent/Release',
+                request_serializer=kakuri_dot_agentapi_dot_v1_dot_agent__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=kakuri_dot_agentapi_dot_v1_dot_agent__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServicer(object):
@@ -89,6 +94,13 @@ class AgentServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Release(self, request, context):
+        """The agent is no cluster's any more, so that another one's controller may have it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +123,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Logs,
                     request_deserializer=kakuri_dot_agentapi_dot_v1_dot_agent__pb2.LogsRequest.FromString,
                     response_serializer=kakuri_dot_agentapi_dot_v1_dot_agent__pb2.LogsChunk.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=kakuri_dot_agentapi_dot_v1_dot_agent__pb2.ReleaseRequest.FromString,
+                    response_serializer=kakuri_dot_agentapi_dot_v1_dot_agent__pb2.ReleaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -221,6 +238,33 @@ class Agent(object):
             '/kakuri.agent.v1.Agent/Logs',
             kakuri_dot_agentapi_dot_v1_dot_agent__pb2.LogsRequest.SerializeToString,
             kakuri_dot_agentapi_dot_v1_dot_agent__pb2.LogsChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kakuri.agent.v1.Agent/Release',
+            kakuri_dot_agentapi_dot_v1_dot_agent__pb2.ReleaseRequest.SerializeToString,
+            kakuri_dot_agentapi_dot_v1_dot_agent__pb2.ReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class AgentStub:
     """The state of one allocation, or of a workload's newest here."""
     Logs: _grpc.UnaryStreamMultiCallable[_agent_pb2.LogsRequest, _agent_pb2.LogsChunk]
     """The log of one allocation, as the container wrote it."""
+    Release: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ReleaseRequest, _agent_pb2.ReleaseResponse]
+    """The agent is no cluster's any more, so that another one's controller may have it."""
 
 @_typing.type_check_only
 class AgentAsyncStub(AgentStub):
@@ -61,6 +63,8 @@ class AgentAsyncStub(AgentStub):
     """The state of one allocation, or of a workload's newest here."""
     Logs: _aio.UnaryStreamMultiCallable[_agent_pb2.LogsRequest, _agent_pb2.LogsChunk]  # type: ignore[assignment]
     """The log of one allocation, as the container wrote it."""
+    Release: _aio.UnaryUnaryMultiCallable[_agent_pb2.ReleaseRequest, _agent_pb2.ReleaseResponse]  # type: ignore[assignment]
+    """The agent is no cluster's any more, so that another one's controller may have it."""
 
 class AgentServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -98,5 +102,13 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.LogsChunk], _abc.AsyncIterator[_agent_pb2.LogsChunk]]:
         """The log of one allocation, as the container wrote it."""
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _agent_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ReleaseResponse, _abc.Awaitable[_agent_pb2.ReleaseResponse]]:
+        """The agent is no cluster's any more, so that another one's controller may have it."""
 
 def add_AgentServicer_to_server(servicer: AgentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
