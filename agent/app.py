@@ -9,17 +9,19 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from agent.announcing import Announcing
-from agent.calls import FEATURES, Calls
+from agent.calls import Calls
 from agent.canary import Canaries
 from agent.clock import SystemClock
+from agent.fencer_program import DetachedFencer
 from agent.hand import ByHand
 from agent.jsonlines import serving
 from agent.ledger import LedgerError, open_ledger
+from agent.node_lease import NodeLease
 from agent.observations import Observations
 from agent.private_runtime import RuntimeUnavailable, supervise
 from agent.register import Registration, measure_capacity, node_labels
@@ -89,8 +91,11 @@ async def _serve(settings: Settings, state_dir: Path) -> None:
         stack.callback(ledger.close)
         found = await stack.enter_async_context(find_runtimes(settings, state_dir))
         endpoints = found.endpoints
-        sync = Sync(ledger, observations, endpoints, clock, logs_folder=state_dir / "logs")
-        calls = Calls(ledger, observations, sync, endpoints, clock, logs_folder=state_dir / "logs")
+        fencer = None if all(e.simulated for e in endpoints.all) else DetachedFencer(state_dir)
+        lease = NodeLease(ledger, clock, state_dir, fencer_program=fencer)
+        stack.callback(lease.close)
+        sync = Sync(ledger, observations, endpoints, lease, clock, logs_folder=state_dir / "logs")
+        calls = Calls(ledger, observations, sync, endpoints, lease, clock, logs_folder=state_dir / "logs")
         address = ""
 
         def describe() -> NodeRegistration:
@@ -105,7 +110,7 @@ async def _serve(settings: Settings, state_dir: Path) -> None:
                 version=__version__,
                 runtime=canaries.runtime,
                 simulated=endpoints.simulated,
-                features=FEATURES,
+                features=calls.features,
             )
 
         labels = node_labels(settings)
@@ -121,6 +126,7 @@ async def _serve(settings: Settings, state_dir: Path) -> None:
         async with asyncio.TaskGroup() as tasks:
             work: list[asyncio.Task[None]] = [tasks.create_task(sync.run()), tasks.create_task(canaries.run())]
             await sync.looked.wait()
+            work.append(tasks.create_task(lease.run(sync)))
             host, port = split_address(settings.grpc)
             async with serving_grpc(calls, host, port) as bound, _serving_json(by_hand, settings) as by_json:
                 address = settings.advertise or _reachable(host, bound)
@@ -155,13 +161,13 @@ async def _serving_json(by_hand: ByHand, settings: Settings) -> AsyncIterator[tu
         yield bound
 
 
-async def _register(registration: Registration, canaries: Canaries, server: str) -> None:
+async def _register(registration: Registration, canaries: Canaries, servers: Sequence[str]) -> None:
     try:
         async with asyncio.timeout(FIRST_CANARIES_S):
             await canaries.tried.wait()
     except TimeoutError:
         _log.warning("canaries still fly", waited_s=FIRST_CANARIES_S)
-    await registration.run(server)
+    await registration.run(servers)
 
 
 def _reachable(host: str, port: int) -> str:

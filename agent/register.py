@@ -9,7 +9,9 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import NoReturn, Protocol
 
 import psutil
@@ -36,6 +38,22 @@ class Registrar(Protocol):
     async def register_node(self, id_: str, registration: NodeRegistration) -> object: ...
 
 
+class AnyOf:
+    """Controllers of one cluster: whichever answers will do. The one that answered last is asked first."""
+
+    def __init__(self, registrars: Sequence[Registrar]) -> None:
+        self._registrars = deque(registrars)
+
+    async def register_node(self, id_: str, registration: NodeRegistration) -> object:
+        """Raises ClientError when none of them takes it."""
+        for _ in range(len(self._registrars) - 1):
+            try:
+                return await self._registrars[0].register_node(id_, registration)
+            except ClientError:
+                self._registrars.rotate(-1)
+        return await self._registrars[0].register_node(id_, registration)
+
+
 class Registration:
     """Says who we are, until cancelled."""
 
@@ -59,9 +77,10 @@ class Registration:
         """Tell it soon."""
         self._changed.set()
 
-    async def run(self, server: str) -> None:
-        async with Client(server) as client:
-            await self.tell_for_ever(client)
+    async def run(self, servers: Sequence[str]) -> None:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(Client(server)) for server in servers]
+            await self.tell_for_ever(AnyOf(clients))
 
     async def tell_for_ever(self, client: Registrar) -> NoReturn:
         backoff_s = 0.1

@@ -34,8 +34,8 @@ class Settings(BaseSettings):
     """Ledger, logs and the private runtime."""
     grpc: str = "127.0.0.1:9001"
     json_lines: str = Field(default="127.0.0.1:9000", validation_alias=AliasChoices("json_lines", "KAKURI_AGENT_JSON"))
-    server: str = "http://127.0.0.1:8080"
-    """The controller that it registers with."""
+    server: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:8080",)
+    """The controllers that it registers with: any one of them that answers."""
     advertise: str = ""
     """host:port under which the controller reaches grpc; empty: where it listens."""
     runtime: Literal["auto", "containerd", "fake"] = "auto"
@@ -50,12 +50,14 @@ class Settings(BaseSettings):
     def _is_address(cls, value: str) -> str:
         return check_address(value) if value else value
 
-    @field_validator("server")
+    @field_validator("server", mode="before")
     @classmethod
-    def _is_server(cls, value: str) -> str:
-        if not re.fullmatch(r"https?://\S+", value):
-            raise ValueError(f"{value!r} is not a server; use http://host:port")
-        return value
+    def _are_servers(cls, value: Any) -> Any:
+        given = value.split() if isinstance(value, str) else value
+        for server in given:
+            if not re.fullmatch(r"https?://\S+", server):
+                raise ValueError(f"{server!r} is not a server; use http://host:port")
+        return given
 
     @field_validator("cri_endpoint", mode="before")
     @classmethod
@@ -104,7 +106,10 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
     flags("--state-dir", metavar="DIR", help="where ledger, logs and the private runtime are kept")
     flags("--grpc", metavar="HOST:PORT", help="the controller's way in (127.0.0.1:9001)")
     flags("--json", metavar="HOST:PORT", dest="json_lines", help="JSON lines, for people with nc (127.0.0.1:9000)")
-    flags("--server", metavar="URL", help="the controller to register with (http://127.0.0.1:8080)")
+    flags(
+        "--server", metavar="URL", action="append",
+        help="a controller to register with (http://127.0.0.1:8080); several allowed, any that answers will do",
+    )  # fmt: skip
     flags(
         "--advertise", metavar="HOST:PORT", help="how the controller reaches --grpc, when it listens on all addresses"
     )

@@ -14,6 +14,7 @@ pytest_plugins = [
     "support.containerd",
     "support.dev",
     "support.children",
+    "support.cluster",
     "support.command_line",
     "support.runtime",
     "support.cri_subject",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import grpc
 import grpc.aio
 
-from controller.exchange import Errand, LeaseTerms, Report, Sent
+from controller.exchange import Errand, LeaseTerms, Released, Report, Sent
 from controller.nodes import wire
 from controller.nodes.errors import LogNotFound, NodeError, NodeRefused, NodeUnreachable
 from kakuri.agentapi.v1 import agent_pb2 as pb
@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the async twin is there for type checkers alone
 APPLY_DEADLINE_S = 30.0
 """An Apply returns when it is durable. Shorter and a slow disk makes us ask again; longer and a dead node keeps its
 errands waiting."""
+RELEASE_DEADLINE_S = 30.0
+"""A release returns when it is durable, as an Apply does; what it ends is asked for again."""
 POLL_SLACK_S = 5.0
 LOG_SILENCE_S = 15.0
 """Between two chunks of a log that is not followed. Shorter and a busy disk cuts it off; longer and people wait for an
@@ -33,6 +35,12 @@ _OPTIONS = [
     # An agent that was restarted is there again within a second; grpc would otherwise wait up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # An attempt to connect, too, may take up to so long: a lost packet on a cut network must not be waited for.
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    # Nothing heard for so long, though a poll is always under way: the connection is dead, and a healed network would
+    # take minutes to tell.
+    ("grpc.keepalive_time_ms", 8000),
+    ("grpc.keepalive_timeout_ms", 3000),
     ("grpc.enable_http_proxy", 0),
 ]
 
@@ -80,6 +88,17 @@ class Agents:
         except grpc.aio.AioRpcError as error:
             _raise(address, error)
         return wire.sent(response.outcomes)
+
+    async def release(self, address: str, *, epoch: int, held_by: str, stop: bool) -> Released:
+        """The agent is no cluster's any more, or says what keeps it. held_by: whose it is, as a person was told."""
+        request = pb.ReleaseRequest(fence=self._fence(epoch), held_by=held_by, stop=stop)
+        try:
+            response = await self._stub(address).Release(request, timeout=RELEASE_DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise NodeRefused(f"the agent at {address} is of a version that can't be released") from error
+            _raise(address, error)
+        return Released(response.released, tuple(response.left))
 
     async def logs(
         self, address: str, allocation_id: str, *, follow: bool, tail: int, previous: bool

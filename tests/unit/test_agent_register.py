@@ -9,7 +9,7 @@ import pytest
 
 from agent.canary import Canaries
 from agent.endpoints import Endpoint, Endpoints
-from agent.register import Registration, measure_capacity, node_labels
+from agent.register import AnyOf, Registration, measure_capacity, node_labels
 from agent.settings import parse
 from cri.client import CriClient
 from cri.fake import FakeRuntime, Fault
@@ -163,3 +163,16 @@ async def test_what_a_killed_agents_canary_left_is_removed(canaries_of: Make, ru
     runtime.faults.clear()
     await first(canaries_of("runc"))
     assert not (await runtime_has(runtime))[0]
+
+
+async def test_any_controller_that_answers_is_told_and_asked_first_from_then_on() -> None:
+    first, second = Controller(), Controller()
+    both = AnyOf([first, second])
+    first.away = True
+    assert await both.register_node("n", registration()) == "n"
+    first.away = False
+    await both.register_node("n", registration("i2"))
+    assert (first.tries, len(second.heard)) == (1, 2)
+    first.away = second.away = True
+    with pytest.raises(ServerUnreachable):
+        await both.register_node("n", registration())
