@@ -15,6 +15,7 @@ pytest_plugins = [
     "support.dev",
     "support.children",
     "support.cluster",
+    "support.previous",
     "support.command_line",
     "support.runtime",
     "support.cri_subject",

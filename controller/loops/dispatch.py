@@ -1,6 +1,7 @@
 """The dispatch pass of one node: everything it has to be told, in one Apply, until it has accepted it.
 
-One rule: the rows say what is to be told; a pass that fails has changed nothing, and the next tells it again.
+One rule: rows and tombstones say what is to be told; a pass that fails has changed nothing, and the next tells it
+again.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,32 +38,41 @@ class DispatchPass:
     async def __call__(self, orphans: Orphans, *, epoch: int) -> Dispatched:
         """The node has been told what it had not accepted. Raises NodeError, Fenced, Unavailable."""
         errands = await self._store.errands(self._node.node, limit=MAX_ERRANDS)
-        if not errands and not orphans:
+        buried = [t.id for t in await self._store.tombstones(self._node.node)][:MAX_ERRANDS]
+        if not errands and not orphans and not buried:
             return Dispatched()
         sent = await self._nodes.apply(
             self._node.address,
             epoch=epoch,
             ledger_uid=self._node.ledger_uid,
             errands=errands,
-            stops=orphans.stops,
-            removals=orphans.removals,
+            # What a tombstone stands for is stopped whether or not the agent has it, so that a delayed start of it is
+            # refused; an accepted removal says that nothing is left.
+            stops=tuple(dict.fromkeys((*orphans.stops, *buried))),
+            removals=tuple(dict.fromkeys((*orphans.removals, *buried))),
         )
-        ours = {e.allocation.id for e in errands}
-        about_rows = [s for s in sent if s.allocation_id in ours]
+        ours = {(e.allocation.id, e.allocation.revision) for e in errands}
+        about_rows = [s for s in sent if (s.allocation_id, s.revision) in ours]
         dirty: frozenset[str] = frozenset()
         if about_rows:
             dirty = await self._store.record_sent(
                 self._node.node, self._node.ledger_uid, about_rows, epoch=epoch, now=self._clock.now()
             )
+        gone = _ended(buried, [s for s in sent if (s.allocation_id, s.revision) not in ours])
+        if gone:
+            now = self._clock.now()
+            dirty |= await self._store.record_buried(self._node.node, gone, epoch=epoch, now=now)
         busy = [s for s in about_rows if s.result == "busy"]
         new = [s for s in busy if self._say(f"{s.allocation_id}: {s.message}")]
         if new:
             await self._store.add_events([self._put_off(s) for s in new], now=self._clock.now())
-        if new or len(busy) < len(sent):
+        kept = set(buried) - gone  # told again and again until they are gone, and that is no news
+        if new or len(busy) < sum(s.allocation_id not in kept for s in sent):
             self._log.info(
                 "dispatched",
                 told=[f"{e.allocation.desired} {e.allocation.id}" for e in errands][:20],
                 orphans=len(orphans.stops) + len(orphans.removals),
+                buried=len(gone),
                 **_those(sent, "refused"),
                 **_those(sent, "busy"),
             )
@@ -79,6 +89,14 @@ class DispatchPass:
             allocation=sent.allocation_id,
             node=self._node.node,
         )
+
+
+def _ended(buried: Sequence[str], sent: Sequence[Sent]) -> set[str]:
+    """Those of which the agent has nothing any more: it took both the stop and the removal."""
+    answers: dict[str, list[Sent]] = {}
+    for answer in sent:
+        answers.setdefault(answer.allocation_id, []).append(answer)
+    return {i for i in buried if i in answers and all(a.result == "accepted" for a in answers[i])}
 
 
 def _those(sent: Sequence[Sent], result: str) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from functools import partial
 from controller.loops.agenda import Agenda, Kick
 from controller.loops.bounds import NodeBounds
 from controller.loops.dispatch import DispatchPass
+from controller.loops.drains import DrainPass
 from controller.loops.follow import FOLLOW_S, FollowPass
 from controller.loops.lease import Leadership
 from controller.loops.observe import ObservePass
@@ -28,6 +29,9 @@ REDISPATCH_S = 10.0
 """What an agent has not accepted is told again after this, kick or no kick."""
 PAUSE_S = 1.0
 """After a pass that failed."""
+DRAINS_S = 2.0
+"""Between two looks at a drain that is not done. Longer and room that comes free elsewhere is taken later; shorter and
+a large node's workloads are planned more often for nothing."""
 UNANSWERED_S = 0.3
 """Before the next poll of a node that did not answer: an agent that is being restarted is soon back."""
 
@@ -54,9 +58,13 @@ class Driver:
         self._clock = clock
         self._leadership = Leadership(store, clock, holder)
         self._reconcile = ReconcilePass(store, clock, lambda: secrets.token_hex(16))
+        self._drains = DrainPass(store, clock)
         self._agenda = Agenda()
         self._nodes_kick = Kick()
+        self._drains_kick = Kick()
         self._commit_kick = Kick()
+        self._free = asyncio.Event()
+        """No restore waits for a person's word: what was planned may be done."""
         self._nodes: dict[str, _NodeState] = {}
         self._log = get_logger("driver")
         self._say: Callable[[str], bool] = OncePer(60, clock.monotonic)
@@ -67,8 +75,10 @@ class Driver:
         self._agenda.add(ids)
 
     def nodes(self) -> None:
-        """Some node is new, has moved, or takes work otherwise than before."""
+        """Some node is new, has moved, takes work otherwise than before, or has something to be told or to be emptied
+        of."""
         self._nodes_kick()
+        self._drains_kick()
 
     async def run(self) -> None:
         """Leads whenever the lease is ours, until cancelled."""
@@ -86,10 +96,13 @@ class Driver:
 
     async def _lead(self, epoch: int) -> None:
         self._nodes.clear()
+        self._free.clear()
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._forever("hold", self._look_whether_held))
             group.create_task(self._forever("reconcile", lambda: self._reconcile_next(epoch)))
             group.create_task(self._forever("sweep", self._sweep))
             group.create_task(self._forever("nodes", lambda: self._follow_nodes(group, epoch)))
+            group.create_task(self._forever("drains", lambda: self._follow_drains(epoch)))
             if self._store.shared:
                 group.create_task(self._forever("follow", partial(self._follow_others, FollowPass(self._store))))
 
@@ -108,7 +121,18 @@ class Driver:
                 self._log.exception("pass failed", loop=name)
                 await self._clock.sleep(PAUSE_S)
 
+    async def _look_whether_held(self) -> None:
+        """A restored database may be wrong about what happened since: nothing is done by it before it is confirmed."""
+        if await self._store.hold() is None:
+            self._free.set()
+            await self._clock.sleep(SWEEP_S)
+            return
+        if self._say("held"):
+            self._log.warning("restored database: nothing is started or ended", next="kakuri db confirm")
+        await self._clock.sleep(PAUSE_S)
+
     async def _reconcile_next(self, epoch: int) -> None:
+        await self._free.wait()
         await self._agenda.wait(self._clock.now())
         ids = self._agenda.take(MAX_WORKLOADS, self._clock.now())
         if not ids:
@@ -118,7 +142,7 @@ class Driver:
         except BaseException:
             self._agenda.add(ids)
             raise
-        self._agenda.add(passed.applied.stale)
+        self._agenda.add(passed.applied.stale | passed.applied.again)
         for when, id_ in passed.look_again:
             self._agenda.add_at(when, id_)
         for node in passed.applied.nodes:
@@ -140,7 +164,7 @@ class Driver:
         followed = await follow()
         self._agenda.add(followed.workloads)
         if followed.nodes:
-            self._nodes_kick()
+            self.nodes()
         if followed.missed:
             await self._look_at_all()
         if not followed.more:
@@ -166,9 +190,19 @@ class Driver:
                     group.create_task(self._forever("observe", partial(self._observe_next, state, epoch))),
                     group.create_task(self._forever("dispatch", partial(self._dispatch_next, state, epoch))),
                 ]
-                state.kick()
+        for state in self._nodes.values():
+            state.kick()
         await self._look_at_the_unplaced()
         await self._nodes_kick.wait(SWEEP_S)
+
+    async def _follow_drains(self, epoch: int) -> None:
+        await self._free.wait()
+        drained = await self._drains(epoch=epoch)
+        self._agenda.add(drained.dirty)
+        if drained.going_on:
+            await self._clock.sleep(DRAINS_S)
+        else:
+            await self._drains_kick.wait(SWEEP_S)
 
     async def _observe_next(self, state: _NodeState, epoch: int) -> None:
         observed = await state.observe(epoch=epoch)
@@ -189,6 +223,7 @@ class Driver:
 
     async def _dispatch_next(self, state: _NodeState, epoch: int) -> None:
         await state.kick.wait(REDISPATCH_S)
+        await self._free.wait()
         if not state.observe.ready:
             return  # nothing is told to a node before all that it has is known; it kicks when it is ready
         orphans, state.orphans = state.orphans, Orphans()

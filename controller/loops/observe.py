@@ -42,6 +42,7 @@ class ObservePass:
         self._since = 0
         self._sent_at_ns = 0
         self._ready: bool | None = None
+        self._owes = True
         self._lost = False
         self._heard: float | None = None
         """When the newest answer came; before any, when we first tried."""
@@ -67,7 +68,7 @@ class ObservePass:
                 instance=self._instance if known else "",
                 since=self._since if known else 0,
                 wait_s=POLL_S if known else 0,
-                lease=LeaseTerms(self._bounds.lease_s, self._bounds.stop_bound_s, self._sent_at_ns if known else 0),
+                lease=self._terms(granted=known and not self._owes),
             )
         except NodeRefused as error:
             # It is there, and waiting changes nothing: a person has to. Its lease runs out all the same.
@@ -89,10 +90,17 @@ class ObservePass:
             if recorded.dirty or recorded.orphans:
                 self._log.info("observed", **_told(report, recorded))
         self._instance, self._since, self._sent_at_ns = report.instance, report.revision, report.sent_at_ns
+        if self._owes or not known:
+            self._owes = await self._store.owes_stops(self._node.node)
         turned = False
         if known or report.full:
             turned = await self._set_ready(epoch, ready=True, reason=Reason.READY, message="")
         return Observed(recorded, orphans(report, recorded), turned)
+
+    def _terms(self, *, granted: bool) -> LeaseTerms:
+        """No lease for a node that still has to be told what was given up there: it may have accepted the start of such
+        a thing, and wait for nothing but a lease to begin with it."""
+        return LeaseTerms(self._bounds.lease_s, self._bounds.stop_bound_s, self._sent_at_ns if granted else 0)
 
     async def _unheard(self, error: NodeError, epoch: int) -> bool:
         """Whether the node counts as silent from now on."""
@@ -120,6 +128,7 @@ class ObservePass:
         """Whether it was otherwise before. The store is asked only when our view changes: a poll writes nothing."""
         if self._ready is ready:
             return False
+        self._ready = None  # should the answer be lost, the database may say either
         changed = await self._store.set_node_ready(
             self._node.node, epoch=epoch, ready=ready, reason=reason, message=message, now=self._clock.now()
         )

@@ -3,15 +3,15 @@
 The stores of controller.store keep to all of the store's; controller.nodes.Agents keeps to Nodes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from controller.exchange import Errand, LeaseTerms, Report, Sent
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
-from controller.store.contract import AgentAddress, AllocationFilter, Applied, Change, Lease, Page, Recorded
-from kakuri.model import Allocation, EventDraft
+from controller.store.contract import AgentAddress, AllocationFilter, Applied, Change, Hold, Lease, Page, Recorded
+from kakuri.model import Allocation, Drain, EventDraft, Node, Tombstone
 
 
 class Clock(Protocol):
@@ -44,6 +44,7 @@ class ReportStore(Protocol):
     async def set_node_ready(
         self, id_: str, *, epoch: int, ready: bool, reason: str, message: str, now: datetime
     ) -> bool: ...
+    async def owes_stops(self, node: str) -> bool: ...
     async def set_node_lost(self, id_: str, *, epoch: int, message: str, now: datetime) -> frozenset[str]: ...
 
 
@@ -52,7 +53,18 @@ class ErrandStore(Protocol):
     async def record_sent(
         self, node: str, ledger_uid: str, sent: Sequence[Sent], *, epoch: int, now: datetime
     ) -> frozenset[str]: ...
+    async def tombstones(self, node: str) -> list[Tombstone]: ...
+    async def record_buried(self, node: str, ids: Collection[str], *, epoch: int, now: datetime) -> frozenset[str]: ...
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None: ...
+
+
+class DrainStore(Protocol):
+    async def draining_nodes(self) -> list[Node]: ...
+    async def list_allocations(
+        self, where: AllocationFilter, *, limit: int = 500, after: str | None = None
+    ) -> Page[Allocation]: ...
+    async def load_snapshot(self, workload_ids: Sequence[str], *, now: datetime, seed: str) -> Snapshot: ...
+    async def record_drained(self, id_: str, seen: Drain, *, epoch: int, now: datetime) -> None: ...
 
 
 class LeaseStore(Protocol):
@@ -66,8 +78,10 @@ class FollowStore(Protocol):
     async def changes_by_others(self, resource_version: int, *, limit: int = 1000) -> tuple[list[Change], int]: ...
 
 
-class LoopStore(PlanStore, SweepStore, ReportStore, ErrandStore, LeaseStore, FollowStore, Protocol):
+class LoopStore(PlanStore, SweepStore, ReportStore, ErrandStore, DrainStore, LeaseStore, FollowStore, Protocol):
     """All of them, and which agents there are."""
+
+    async def hold(self) -> Hold | None: ...
 
     shared: bool
     """Whether other controllers may write to it."""

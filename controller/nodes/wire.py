@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from controller.exchange import Errand, ObservedAllocation, Report, Sent
 from kakuri.agentapi.v1 import agent_pb2 as pb
-from kakuri.model import FEATURE_LEASE, Desired, OnDisconnect, Reason, WorkloadSpec
+from kakuri.model import FEATURE_LEASE, Allocation, Desired, OnDisconnect, Reason, WorkloadSpec
 
 _RESULTS: dict[int, str] = {
     pb.ApplyOutcome.ACCEPTED: "accepted",
@@ -25,15 +25,11 @@ def apply_request(
             case Desired.RUN:
                 request.starts.append(_start(errand))
             case Desired.STOP:
-                request.stops.append(
-                    pb.Stop(
-                        allocation_id=allocation.id,
-                        revision=allocation.revision,
-                        reason=allocation.desired_reason,
-                        termination_grace_s=allocation.spec.termination_grace_s,
-                    )
-                )
+                request.stops.append(_stop(allocation, allocation.revision))
             case Desired.REMOVE:
+                if allocation.accepted_revision < allocation.revision - 1:
+                    # Its end was concluded while its node was away, which has not heard yet that it is to end.
+                    request.stops.append(_stop(allocation, allocation.revision - 1))
                 request.removals.append(pb.Remove(allocation_id=allocation.id, revision=allocation.revision))
     request.stops.extend(
         pb.Stop(
@@ -48,6 +44,15 @@ def apply_request(
 ORPHAN_GRACE_S = 10  # the default of a workload: what this one was promised is known no more
 _LAST_REVISION = 2**53
 """Above any that a row had: no delayed start of the same allocation can be newer."""
+
+
+def _stop(allocation: Allocation, revision: int) -> pb.Stop:
+    return pb.Stop(
+        allocation_id=allocation.id,
+        revision=revision,
+        reason=allocation.desired_reason,
+        termination_grace_s=allocation.spec.termination_grace_s,
+    )
 
 
 def _start(errand: Errand) -> pb.Start:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from controller.plan.action import Stop, Update
+from controller.exchange import Sent
+from controller.plan.action import Remove, Stop, Update
 from controller.store.contract import AllocationFilter, Fenced, NotFound, Store
 from kakuri.model import Allocation, Desired, OnDisconnect, State
 from support.store_script import StoreScript, events_of
@@ -121,3 +122,20 @@ async def test_a_whole_inventory_is_noted_once_an_epoch(store: Store, script: St
     before = await store.resource_version()
     await script.report(full=True)
     assert await store.resource_version() == before
+
+
+async def test_a_node_owes_the_stop_of_what_was_given_up_until_it_has_accepted_it(
+    store: Store, script: StoreScript
+) -> None:
+    await script.node("n1")
+    row = await running(script, "web", on_disconnect="replace")
+    await script.act(Stop(row.id, "Updating"))
+    assert not await store.owes_stops("n1"), "a stop that is under way holds nothing up"
+    await lose(script)
+    assert await store.owes_stops("n1")
+    await script.act(Remove(row.id, "newer ends"))
+    assert await store.owes_stops("n1"), "it was never told to stop"
+
+    await script.sent(Sent(row.id, (await store.get_allocation(row.id)).revision - 1, "accepted"))
+
+    assert not await store.owes_stops("n1")

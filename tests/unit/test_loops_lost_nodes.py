@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from builders import NOW, a_registration
-from controller.exchange import LeaseTerms, Report
+from controller.exchange import LeaseTerms, Report, Sent
 from controller.loops.bounds import NodeBounds
 from controller.loops.observe import ObservePass
 from controller.loops.reconcile import ReconcilePass
@@ -129,7 +129,7 @@ async def test_one_that_refuses_us_renews_no_lease_of_ours(scene: Scene) -> None
     assert (await scene.observe(epoch=scene.epoch)).fenced == {"gives", "keeps"}
 
 
-async def test_a_node_that_returns_is_asked_for_all_it_has_and_gets_no_lease_before(scene: Scene) -> None:
+async def test_a_node_that_returns_is_asked_for_all_it_has(scene: Scene) -> None:
     scene.agents.away = True
     await scene.clock.pass_(BOUNDS.certain_after_s)
     await scene.observe(epoch=scene.epoch)
@@ -141,11 +141,31 @@ async def test_a_node_that_returns_is_asked_for_all_it_has_and_gets_no_lease_bef
     await scene.observe(epoch=scene.epoch)
 
     first, second = scene.agents.asked
-    assert (first.instance, first.lease.heard) == ("", 0)
-    assert (second.instance, second.lease.heard) == ("i", 1001)
+    assert (first.instance, second.instance) == ("", "i")
     assert scene.observe.ready
     status = (await scene.store.get_node("n1")).status
     assert (status.ready, status.lost_at) == (True, None)
+
+
+async def test_no_lease_is_granted_before_the_node_has_heard_what_was_given_up_there(scene: Scene) -> None:
+    scene.agents.away = True
+    await scene.clock.pass_(BOUNDS.certain_after_s)
+    await scene.observe(epoch=scene.epoch)
+    scene.agents.away = False
+    scene.agents.asked.clear()
+    for _ in range(3):
+        await scene.observe(epoch=scene.epoch)
+    assert [a.lease.heard for a in scene.agents.asked] == [0, 0, 0]
+
+    script = StoreScript(scene.store, epoch=scene.epoch)
+    await script.sent(
+        *(Sent(e.allocation.id, e.allocation.revision, "accepted") for e in await scene.store.errands("n1")),
+        ledger_uid="ledger-1",
+    )
+
+    for _ in range(2):
+        await scene.observe(epoch=scene.epoch)
+    assert scene.agents.asked[-1].lease.heard > 0
 
 
 async def test_what_was_given_up_is_to_be_stopped_on_the_node_that_returns(scene: Scene) -> None:
