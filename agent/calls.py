@@ -16,19 +16,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from agent import logs
+from agent.asked import bounded_grace_s, entry_of, in_place_of, tombstone
 from agent.clock import Clock
 from agent.endpoints import Endpoints
-from agent.entry import Entry, InPlace, StopAsked, Updated
+from agent.entry import Entry, InPlace, StopAsked, Updated, apply_change
 from agent.ledger import Ledger, LedgerUnwritable
+from agent.node_lease import NodeLease, Unleased
 from agent.observations import Observations
 from agent.sync import Sync
-from cri.convert import ContainerWish, PortWish
 from kakuri.agentapi.v1 import agent_pb2 as wire
 from kakuri.log import get_logger
-from kakuri.model import BY_HAND, Reason, RestartPolicy, workload_of
+from kakuri.model import BY_HAND, FEATURE_LEASE, OnDisconnect, Reason, RestartPolicy
 
-FEATURES: tuple[str, ...] = ()
-"""What a start may require beyond the first version of the wire."""
 MAX_WAIT_S = 60.0
 """Of a long poll, whatever was asked: a reader that is gone is noticed by then."""
 _ALLOCATION = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\.[0-9]{1,6}\.[0-9a-f]{8}")
@@ -64,16 +63,22 @@ class Calls:
         observations: Observations,
         sync: Sync,
         endpoints: Endpoints,
+        lease: NodeLease,
         clock: Clock,
         *,
         logs_folder: Path,
     ) -> None:
         self.observed_at_ns = 0
         """When a controller last asked."""
+        self.features: tuple[str, ...] = (FEATURE_LEASE,) if endpoints.fenceable else ()
+        """What a start may require beyond the first version of the wire."""
+        self._acted_under = 0
+        """An epoch that the ledger's disk did not take."""
         self._ledger = ledger
         self._observations = observations
         self._sync = sync
         self._endpoints = endpoints
+        self._lease = lease
         self._clock = clock
         self._logs = logs_folder
 
@@ -96,11 +101,65 @@ class Calls:
     async def observe(self, request: wire.ObserveRequest) -> wire.ObserveResponse:
         self._check_fence(request.fence)
         self.observed_at_ns = self._clock.now_ns()
+        # Only a cluster that this agent is bound to can bind it to a lease.
+        if (request.instance, request.fence.cluster_id) == (self._observations.instance, self._ledger.cluster_id):
+            self._lease.renew(request.heard, request.lease_s, request.stop_bound_s)
         wait_s = min(max(request.wait_s, 0.0), MAX_WAIT_S)
         try:
-            return await self._observations.since(request.instance, request.since, wait_s)
+            response = await self._observations.since(request.instance, request.since, wait_s)
         finally:
             self.observed_at_ns = self._clock.now_ns()
+        response.sent_at_ns = self._clock.boot_ns()
+        return response
+
+    async def release(self, request: wire.ReleaseRequest) -> wire.ReleaseResponse:
+        """No cluster's any more, once nothing of the one that holds it is left here."""
+        holder = self._ledger.cluster_id
+        if not request.fence.cluster_id:
+            raise BadRequest("fence.cluster_id is missing: say whose controller this is")
+        if not holder:
+            return wire.ReleaseResponse(released=True)
+        if request.held_by != holder:
+            raise Fenced(f"this agent belongs to the cluster {holder}, not to {request.held_by or '(none named)'}")
+        if request.fence.cluster_id == holder:
+            self._check_fence(request.fence)
+        left = self._left_of(holder)
+        if request.stop:
+            await self._stop_for_release(left, request.fence, holder)
+            left = self._left_of(holder)
+        if left:
+            return wire.ReleaseResponse(left=left)
+        over = [e.id for e in self._ledger.entries.values() if e.origin == holder]
+        try:
+            await self._ledger.unbind()
+        except LedgerUnwritable as error:
+            raise NotNow(str(error)) from error
+        self._acted_under = 0
+        for id_ in over:
+            await asyncio.to_thread(shutil.rmtree, self._logs / id_, ignore_errors=True)
+            self._sync.kick(id_)
+        _log.info("released", cluster=holder, asked_by=request.fence.cluster_id, forgotten=len(over))
+        return wire.ReleaseResponse(released=True)
+
+    def _left_of(self, cluster_id: str) -> list[str]:
+        """What of it has not ended here, found in the runtime or in the ledger."""
+        entries = self._ledger.entries
+        found = {s.allocation_id for s in self._observations.all() if s.origin == cluster_id} - entries.keys()
+        return sorted(found | {e.id for e in entries.values() if e.origin == cluster_id and not e.released})
+
+    async def _stop_for_release(self, ids: list[str], fence: wire.Fence, holder: str) -> None:
+        held = wire.Fence(cluster_id=holder, epoch=self._ledger.epoch)
+        for id_ in ids:
+            entry = self._ledger.entries.get(id_)
+            grace_s = entry.in_place.grace_s if entry is not None else InPlace().grace_s
+            asked = StopAsked(0, Reason.STOPPED, grace_s, f"the node was released, as {fence.cluster_id} asked")
+            try:
+                if entry is None:
+                    await self.accept(tombstone(asked, id_, held, self._clock.now_ns()))
+                elif entry.stop is None and entry.end is None:
+                    await self.ask_stop(id_, asked)
+            except LedgerUnwritable as error:
+                _log.warning("stop not on the disk", allocation=id_, error=str(error))
 
     def get_status(self, id_: str) -> wire.AllocationStatus:
         """Of an allocation, or of a workload's newest here."""
@@ -152,11 +211,12 @@ class Calls:
         if self._ledger.cluster_id not in {"", fence.cluster_id}:
             raise Fenced(
                 f"this agent belongs to the cluster {self._ledger.cluster_id} and refuses {fence.cluster_id}; bring "
-                "that cluster's controller and its database back, or end its workloads here with "
-                "`python -m agent --shutdown` (flags as the agent's) and move its state dir away"
+                "that cluster's controller and its database back, or take the node over with "
+                f"`kakuri node release NODE --from {self._ledger.cluster_id}`"
             )
-        if fence.epoch < self._ledger.epoch:
-            raise Fenced(f"epoch {fence.epoch} is over: this agent has acted under {self._ledger.epoch}")
+        newest = max(self._ledger.epoch, self._acted_under)
+        if fence.epoch < newest:
+            raise Fenced(f"epoch {fence.epoch} is over: this agent has acted under {newest}")
 
     async def _bind(self, fence: wire.Fence) -> str:
         """The agent is this cluster's, and the epoch is on the disk; else why it can't be, when it may go on."""
@@ -165,6 +225,7 @@ class Calls:
         except LedgerUnwritable as error:
             if self._ledger.cluster_id != fence.cluster_id:
                 raise NotNow(str(error)) from error
+            self._acted_under = fence.epoch
             return str(error)  # stops are carried out all the same
         return ""
 
@@ -179,20 +240,41 @@ class Calls:
             return _outcome(start, wire.ApplyOutcome.BUSY, "LedgerUnwritable", unwritable)
         try:
             if entry is not None:
-                await self._ledger.record(entry.id, Updated(start.revision, in_place_of(start.in_place)))
-                self._sync.kick(entry.id)
+                await self._update(entry, Updated(start.revision, in_place_of(start.in_place)))
             else:
-                await self.accept(_entry_of(start, fence, self._clock.now_ns()))
+                fresh = entry_of(start, fence, self._clock.now_ns())
+                if fresh.leased:
+                    await self._lease.bind(fresh.id)
+                    if fresh.id in self._ledger.entries or self._ledger.was_forgotten(fresh.id):
+                        return await self._start(start, fence, unwritable)  # another call about it was faster
+                await self.accept(fresh)
         except LedgerUnwritable as error:
             return _outcome(start, wire.ApplyOutcome.BUSY, "LedgerUnwritable", str(error))
+        except Unleased as error:
+            return _outcome(start, wire.ApplyOutcome.BUSY, "Unleased", str(error))
         return _outcome(start, wire.ApplyOutcome.ACCEPTED)
+
+    async def _update(self, entry: Entry, change: Updated) -> None:
+        """Its in-place fields are those of the newer revision. Raises LedgerUnwritable, Unleased."""
+        after = apply_change(entry, change)
+        if after.leased and not entry.leased and entry.end is None:
+            # It may run already: from the moment that this is accepted, it ends with the lease.
+            ids = self._sync.ids_of(entry.id)
+            if ids is None:
+                raise Unleased("the runtime was not asked yet what it has of this")
+            if why := self._lease.why_not(after):
+                raise Unleased(why)
+            await self._lease.bind(entry.id, ids)
+        await self._ledger.record(entry.id, change)
+        self._sync.kick(entry.id)
 
     async def accept(self, entry: Entry) -> None:
         """The entry is durable, and work on it has begun: also when the caller is cut off. Raises LedgerUnwritable."""
         try:
             await self._ledger.accept(entry)
         finally:
-            if entry.id in self._ledger.entries and self._ledger.is_durable(entry.id):
+            # Not is_durable: a newer revision may have come while this one was written, and it starts no worker.
+            if entry.id in self._ledger.entries and self._ledger.is_accepted(entry.id):
                 self._sync.start(entry.id)
 
     async def ask_stop(self, id_: str, asked: StopAsked) -> None:
@@ -206,7 +288,7 @@ class Calls:
         id_ = stop.allocation_id
         if not _ALLOCATION.fullmatch(id_):
             return _outcome(stop, wire.ApplyOutcome.REFUSED, Reason.REFUSED, f"{id_!r} is no allocation's id")
-        asked = StopAsked(stop.revision, stop.reason, _bounded_grace_s(stop.termination_grace_s))
+        asked = StopAsked(stop.revision, stop.reason, bounded_grace_s(stop.termination_grace_s))
         entry = self._ledger.entries.get(id_)
         found = self._observations.get(id_)
         if BY_HAND in {entry.origin if entry is not None else "", found.origin if found is not None else ""}:
@@ -215,8 +297,11 @@ class Calls:
         try:
             if entry is not None:
                 await self.ask_stop(id_, asked)
-            elif not self._ledger.was_forgotten(id_):
-                await self.accept(_tombstone(asked, id_, fence, self._clock.now_ns()))
+            elif self._ledger.was_forgotten(id_):
+                # Nothing of it will be reported any more, so this is all that a restored database hears of it.
+                return _outcome(stop, wire.ApplyOutcome.ACCEPTED, Reason.FORGOTTEN, "it has ended and was removed")
+            else:
+                await self.accept(tombstone(asked, id_, fence, self._clock.now_ns()))
         except LedgerUnwritable as error:
             return _outcome(stop, wire.ApplyOutcome.BUSY, "LedgerUnwritable", str(error))
         return _outcome(stop, wire.ApplyOutcome.ACCEPTED)
@@ -243,13 +328,18 @@ class Calls:
 
     def _refusal(self, start: wire.Start, fence: wire.Fence, entry: Entry | None) -> tuple[str, str] | None:
         """Why this will never run here, if it won't."""
-        missing = sorted(set(start.required_features) - set(FEATURES))
+        missing = sorted(set(start.required_features) - set(self.features))
         if missing:
             return Reason.INCOMPATIBLE_AGENT, f"this agent lacks {', '.join(missing)}; upgrade it"
         if not _ALLOCATION.fullmatch(start.allocation_id):
             return Reason.REFUSED, f"{start.allocation_id!r} is no allocation's id"
         if start.in_place.restart_policy not in set(RestartPolicy):
             return Reason.REFUSED, f"the restart policy {start.in_place.restart_policy!r} is unknown"
+        if start.in_place.on_disconnect not in {"", *OnDisconnect}:
+            return Reason.REFUSED, f"on_disconnect {start.in_place.on_disconnect!r} is unknown"
+        handler = start.container.handler if entry is None or entry.wish is None else entry.wish.handler
+        if start.in_place.on_disconnect == OnDisconnect.REPLACE and (why := self._endpoints.why_unfenceable(handler)):
+            return Reason.INCOMPATIBLE_AGENT, f"on_disconnect replace: {why}"
         if entry is not None and entry.wish is None:
             return Reason.STOPPED, "it was stopped before its start came"
         if entry is not None and entry.origin != fence.cluster_id:
@@ -262,60 +352,6 @@ class Calls:
         return None
 
 
-def in_place_of(given: wire.InPlaceSpec) -> InPlace:
-    return InPlace(
-        restart_policy=RestartPolicy(given.restart_policy),
-        restart_limit=given.restart_limit,
-        grace_s=_bounded_grace_s(given.termination_grace_s),
-        labels=dict(given.labels),
-        generation=given.generation,
-    )
-
-
-def _entry_of(start: wire.Start, fence: wire.Fence, now_ns: int) -> Entry:
-    given = start.container
-    return Entry(
-        id=start.allocation_id,
-        workload_id=start.workload_id,
-        origin=fence.cluster_id,
-        revision=start.revision,
-        accepted_at_ns=now_ns,
-        workload_uid=start.workload_uid,
-        slot=start.slot,
-        spec_hash=start.spec_hash,
-        epoch=fence.epoch,
-        wish=ContainerWish(
-            image=given.image,
-            command=tuple(given.command),
-            args=tuple(given.args),
-            env=dict(given.env),
-            working_dir=given.working_dir,
-            memory_mb=given.memory_mb,
-            cpu_millicores=given.cpu_millicores,
-            ports=tuple(
-                PortWish(p.port, p.host_port, p.host_ip or "127.0.0.1", "udp" if p.protocol == "udp" else "tcp")
-                for p in given.ports
-            ),
-            runtime_class=given.runtime_class,
-            handler=given.handler,
-        ),
-        in_place=in_place_of(start.in_place),
-    )
-
-
-def _tombstone(asked: StopAsked, id_: str, fence: wire.Fence, now_ns: int) -> Entry:
-    return Entry(
-        id=id_,
-        workload_id=workload_of(id_),
-        origin=fence.cluster_id,
-        revision=asked.revision,
-        accepted_at_ns=now_ns,
-        slot=int(id_.split(".")[1]),
-        epoch=fence.epoch,
-        stop=asked,
-    )
-
-
 def _outcome(
     of: wire.Start | wire.Stop | wire.Remove,
     result: "wire.ApplyOutcome.Result.ValueType",
@@ -325,7 +361,3 @@ def _outcome(
     return wire.ApplyOutcome(
         allocation_id=of.allocation_id, result=result, reason=reason, message=message, revision=of.revision
     )
-
-
-def _bounded_grace_s(grace_s: int) -> int:
-    return min(max(grace_s, 0), 3600)

@@ -7,12 +7,17 @@ import asyncio
 import time
 from typing import Protocol
 
+from agent import boot
+
 _SLACK_NS = 1_000_000
 
 
 class Clock(Protocol):
     def now_ns(self) -> int:
         """Unix time."""
+
+    def boot_ns(self) -> int:
+        """Since the machine's boot, its sleep included (CLOCK_BOOTTIME): nobody sets it."""
 
     async def wait(self, kick: asyncio.Event, until_ns: int | None) -> None:
         """Returns when kicked or when it is that time, whichever comes first. None: only when kicked."""
@@ -21,6 +26,9 @@ class Clock(Protocol):
 class SystemClock:
     def now_ns(self) -> int:
         return time.time_ns()
+
+    def boot_ns(self) -> int:
+        return boot.boot_ns()
 
     async def wait(self, kick: asyncio.Event, until_ns: int | None) -> None:
         if until_ns is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent.cni import NetworkError, write_network
 from agent.containerd_config import containerd_config
-from agent.handlers import FoundHandlers, GvisorPlatform, find_handlers, write_runsc_config, write_wrapper
+from agent.handlers import FoundHandlers, GvisorPlatform, find_handlers, write_runsc_config, write_wrappers
 from agent.notes import Notes
 from agent.oci import PAUSE_ARCHIVE, ImageError, archive_images, build_demo, build_pause
 from agent.orphans import Orphans
@@ -130,7 +130,7 @@ class PrivateContainerd:
         places.volatile.chmod(0o700)
         self._notes.prepare()
         write_network(places)
-        write_wrapper(places, self._platform)
+        write_wrappers(places, self._platform)
         write_runsc_config(places, self._platform)
         build_pause(places.images)
         try:

@@ -6,6 +6,7 @@ One rule: an allocation lives in one runtime, found by its handler; what the led
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent import fencer
 from agent.notes import Notes
 from cri.client import CriClient
 from cri.convert import (
@@ -18,6 +19,9 @@ from cri.convert import (
     of_allocation,
 )
 from cri.errors import Unavailable
+
+ZONES = "edera"
+"""The handler whose sandboxes are virtual machines beside this host's."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,22 @@ class Endpoints:
     @property
     def simulated(self) -> bool:
         return any(e.simulated for e in self.all)
+
+    @property
+    def fenceable(self) -> bool:
+        """Whether the fencer can end what runs with one of the handlers here."""
+        return any(not self.why_unfenceable(h) for h in self._by_handler)
+
+    def why_unfenceable(self, handler: str) -> str:
+        """Why the fencer can't end what runs with this handler; empty when it can."""
+        endpoint = self._by_handler.get(handler)
+        if endpoint is not None and endpoint.simulated:
+            return ""
+        if handler == ZONES:
+            return "the zones of Edera are no processes of this host, so nothing can end them when their runtime hangs"
+        if not fencer.can_fence():
+            return f"this agent can't end processes by their cgroups: it must be root, and {fencer.CGROUPS} be there"
+        return ""
 
     def find(self, handler: str) -> Endpoint | None:
         return self._by_handler.get(handler)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cri.convert import ContainerWish, SandboxOwner
-from kakuri.model import BY_HAND, RestartPolicy, State
+from kakuri.model import BY_HAND, OnDisconnect, RestartPolicy, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class InPlace:
     grace_s: int = 10
     labels: Mapping[str, str] | None = None
     generation: int = 0
+    on_disconnect: OnDisconnect = OnDisconnect.KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,11 @@ class Entry:
         return self.attempt if self.cleared else max(self.attempt - 1, 0)
 
     @property
+    def leased(self) -> bool:
+        """It may run only while the node's lease is held."""
+        return self.in_place.on_disconnect is OnDisconnect.REPLACE and self.origin != BY_HAND and self.wish is not None
+
+    @property
     def owner(self) -> SandboxOwner:
         return SandboxOwner(
             cluster_id="" if self.origin == BY_HAND else self.origin,
@@ -171,11 +177,10 @@ def apply_change(entry: Entry, change: Change) -> Entry:
                 return entry
             return replace(entry, revision=change.revision, in_place=change.in_place)
         case StopAsked():
-            first = entry.stop is None and entry.end is None
-            if not first and change.revision <= entry.revision:
+            stop = _stop_after(entry, change)
+            if stop is entry.stop and change.revision <= entry.revision:
                 return entry
-            revision = max(entry.revision, change.revision)
-            return replace(entry, revision=revision, stop=change if first else entry.stop)
+            return replace(entry, revision=max(entry.revision, change.revision), stop=stop)
         case Cleared():
             if entry.end is not None or change.attempt != entry.attempt:
                 return entry
@@ -201,3 +206,14 @@ def apply_change(entry: Entry, change: Change) -> Entry:
             )
         case Released():
             return entry if entry.end is None else replace(entry, released=True)
+
+
+def _stop_after(entry: Entry, asked: StopAsked) -> StopAsked | None:
+    """The first stop stays; a later one, or one of the node itself (revision 0), may only shorten its grace."""
+    if entry.stop is None and entry.end is None:
+        return asked
+    if entry.stop is None or entry.end is not None or 0 < asked.revision <= entry.revision:
+        return entry.stop
+    if asked.grace_s >= entry.stop.grace_s:
+        return entry.stop
+    return replace(entry.stop, grace_s=asked.grace_s)

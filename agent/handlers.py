@@ -11,6 +11,7 @@ from typing import Literal
 
 from agent.files import put_file
 from agent.notes import Notes
+from agent.noting_wrapper import noting_script
 from agent.places import Places
 from agent.prerequisites import find_program, is_cgroup_v2
 from agent.runsc_wrapper import wrapper_script
@@ -21,6 +22,8 @@ each sandbox that is idle. ptrace: 84 µs a call, 0.2% idle. So ptrace suits man
 EDERA_SOCKET = Path("/var/lib/edera/protect/cri.socket")
 
 _RUNC_SHIM = "io.containerd.runc.v2"
+_NOTED = ("runc", "crun")
+"""Whose starts a wrapper notes, and changes nothing."""
 _KVM = Path("/dev/kvm")
 
 
@@ -34,8 +37,8 @@ class RuntimeHandler:
     privileged_without_host_devices: bool = False
 
     def is_wrapped(self, places: Places) -> bool:
-        """Whether all that its shim asks goes through our wrapper."""
-        return self.options.get("BinaryName") == str(places.runsc)
+        """Whether all that its shim asks goes through a wrapper of ours."""
+        return self.options.get("BinaryName") == str(places.wrapper(self.name))
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class FoundHandlers:
 
 
 def find_handlers(places: Places, platform: GvisorPlatform = "systrap") -> FoundHandlers:
-    """Every known handler, found or not. Changes nothing; write_wrapper makes what runsc needs."""
+    """Every known handler, found or not. Changes nothing; write_wrappers makes what some need."""
     found: list[RuntimeHandler] = []
     unavailable: dict[str, str] = {}
     for name, outcome in (
@@ -64,15 +67,17 @@ def find_handlers(places: Places, platform: GvisorPlatform = "systrap") -> Found
     return FoundHandlers(tuple(found), unavailable)
 
 
-def write_wrapper(places: Places, platform: GvisorPlatform) -> None:
-    """The program between runc's shim and runsc is in its place, where runsc is installed and needs one."""
-    runc, runsc = find_program("runc"), find_program("runsc")
-    if runc is None or runsc is None:
-        return
-    places.runsc.parent.mkdir(parents=True, exist_ok=True)
-    # By rename, for a shim may be starting it right now.
-    script = wrapper_script(runc=runc, runsc=runsc, platform=platform, starts=Notes(places.notes).starts)
-    put_file(places.runsc, script.encode(), mode=0o755)
+def write_wrappers(places: Places, platform: GvisorPlatform) -> None:
+    """The programs between runc's shim and what is installed of runc, crun and runsc are in their places."""
+    starts = Notes(places.notes).starts
+    found = {name: program for name in (*_NOTED, "runsc") if (program := find_program(name)) is not None}
+    scripts = {name: noting_script(program=found[name], starts=starts) for name in _NOTED if name in found}
+    if {"runc", "runsc"} <= found.keys():
+        scripts["runsc"] = wrapper_script(runc=found["runc"], runsc=found["runsc"], platform=platform, starts=starts)
+    for name, script in scripts.items():
+        places.wrapper(name).parent.mkdir(parents=True, exist_ok=True)
+        # By rename, for a shim may be starting it right now.
+        put_file(places.wrapper(name), script.encode(), mode=0o755)
 
 
 def write_runsc_config(places: Places, platform: GvisorPlatform) -> None:
@@ -82,10 +87,9 @@ def write_runsc_config(places: Places, platform: GvisorPlatform) -> None:
 
 
 def _runc(places: Places) -> RuntimeHandler | str:
-    program = find_program("runc")
-    if program is None:
+    if find_program("runc") is None:
         return "not installed; install it with: apt-get install runc"
-    return _under_runc_shim("runc", program, places)
+    return _under_runc_shim("runc", places)
 
 
 def _runsc(places: Places, platform: GvisorPlatform) -> RuntimeHandler | str:
@@ -96,7 +100,7 @@ def _runsc(places: Places, platform: GvisorPlatform) -> RuntimeHandler | str:
     if find_program("containerd-shim-runsc-v1") is not None:
         options = {"TypeUrl": "io.containerd.runsc.v1.options", "ConfigPath": str(places.runsc_config)}
         return RuntimeHandler("runsc", "io.containerd.runsc.v1", options)
-    return _under_runc_shim("runsc", str(places.runsc), places)
+    return _under_runc_shim("runsc", places)
 
 
 def _kata() -> RuntimeHandler | str:
@@ -108,12 +112,11 @@ def _kata() -> RuntimeHandler | str:
 
 
 def _crun(places: Places) -> RuntimeHandler | str:
-    program = find_program("crun")
-    if program is None:
+    if find_program("crun") is None:
         return "not installed; install it with: apt-get install crun"
     if not is_cgroup_v2():
         return "it needs cgroup v2, and this machine's /sys/fs/cgroup is v1 or both; boot it with the unified hierarchy"
-    return _under_runc_shim("crun", program, places)
+    return _under_runc_shim("crun", places)
 
 
 def _edera() -> str:
@@ -122,7 +125,8 @@ def _edera() -> str:
     return f"no Edera runtime found at {EDERA_SOCKET}"
 
 
-def _under_runc_shim(name: str, program: str, places: Places) -> RuntimeHandler:
+def _under_runc_shim(name: str, places: Places) -> RuntimeHandler:
+    program = str(places.wrapper(name))
     options: dict[str, str | bool] = {"BinaryName": program, "Root": str(places.runc_root), "SystemdCgroup": False}
     return RuntimeHandler(name, _RUNC_SHIM, options)
 

@@ -70,13 +70,19 @@ class _Fence:
 class _Batch:
     """What is committed together."""
 
-    records: list[dict[str, Any]] = field(default_factory=list)
     entries: dict[str, Entry] = field(default_factory=dict)
+    changes: list[tuple[str, Change]] = field(default_factory=list)
+    """What made these entries of earlier ones."""
     forgotten: list[str] = field(default_factory=list)
     fence: _Fence | None = None
     over: bool = False
     """Written, or failed to be."""
     error: LedgerUnwritable | None = None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        fence = [_fence_record(self.fence)] if self.fence is not None else []
+        return [*fence, *map(_entry_record, self.entries.values()), *({"forget": id_} for id_ in self.forgotten)]
 
 
 class Ledger:
@@ -120,6 +126,10 @@ class Ledger:
         """Whether what entries says of it is on the disk."""
         return self._durable.get(id_) is self._latest.get(id_)
 
+    def is_accepted(self, id_: str) -> bool:
+        """Whether it is on the disk, be it as it was before a change that is being written."""
+        return id_ in self._durable
+
     def durable_revision(self, id_: str) -> int:
         """The newest revision of it that is on the disk."""
         entry = self._durable.get(id_)
@@ -137,12 +147,12 @@ class Ledger:
         if after is before and self.is_durable(id_):
             return after
         self._put(after)
+        self._batch.changes.append((id_, change))
         await self._commit(self._batch)
         return self._latest.get(id_, after)
 
     async def forget(self, id_: str) -> None:
         """The entry is gone, and its id will not be accepted again."""
-        self._batch.records.append({"forget": id_})
         self._batch.forgotten.append(id_)
         await self._commit(self._batch)
 
@@ -151,7 +161,14 @@ class Ledger:
         if (cluster_id, epoch) == (self._fence.cluster_id, self._fence.epoch):
             return
         fence = _Fence(cluster_id, max(epoch, self._fence.epoch))
-        self._batch.records.append(_fence_record(fence))
+        self._batch.fence = fence
+        await self._commit(self._batch)
+
+    async def unbind(self) -> None:
+        """No cluster's any more, and nothing of the one that it was bound to is left in it. All of that is released."""
+        fence = _Fence()
+        over = [e.id for e in self._latest.values() if e.origin == self._fence.cluster_id]
+        self._batch.forgotten += over
         self._batch.fence = fence
         await self._commit(self._batch)
 
@@ -162,7 +179,6 @@ class Ledger:
     def _put(self, entry: Entry) -> None:
         self._latest[entry.id] = entry
         self._batch.entries[entry.id] = entry
-        self._batch.records.append(_entry_record(entry))
 
     async def _commit(self, batch: _Batch) -> None:
         cancelled: asyncio.CancelledError | None = None
@@ -237,13 +253,19 @@ class Ledger:
         why = (error.strerror or error) if isinstance(error, OSError) else error
         batch.error = LedgerUnwritable(f"{self._label} can't be written ({why}): free some space or make it writable")
         for id_, entry in batch.entries.items():
-            if self._latest.get(id_) is not entry:
-                continue
-            if (durable := self._durable.get(id_)) is None:
-                del self._latest[id_]
-            else:
-                # A stop that was asked stays asked, whatever the disk says.
-                self._latest[id_] = replace(durable, stop=durable.stop or entry.stop) if entry.stop else durable
+            durable = self._durable.get(id_)
+            if durable is None:
+                if self._latest.get(id_) is entry:
+                    del self._latest[id_]
+                continue  # else what came on top of it says all of it again
+            # A stop that was asked stays asked, whatever the disk says.
+            kept = replace(durable, stop=durable.stop or entry.stop) if entry.stop else durable
+            self._latest[id_] = kept
+            if id_ in self._batch.entries:
+                # What came on top of it is to stand on what is on the disk.
+                for changed, change in self._batch.changes:
+                    kept = apply_change(kept, change) if changed == id_ else kept
+                self._latest[id_] = self._batch.entries[id_] = kept
 
     def _remember(self, id_: str) -> None:
         self._forgotten.pop(id_, None)
@@ -253,7 +275,7 @@ class Ledger:
 
     def _replay(self, record: dict[str, Any]) -> None:
         match record:
-            case {"entry": dict(fields)}:
+            case {"entry": dict(fields)} | {"leased": dict(fields)}:
                 entry = _ENTRY.validate_python(fields, strict=False)
                 self._durable[entry.id] = self._latest[entry.id] = entry
             case {"forget": str(id_)}:
@@ -325,7 +347,8 @@ def _damaged(path: Path, number: int, what: str) -> LedgerDamaged:
 
 def _entry_record(entry: Entry) -> dict[str, Any]:
     # Defaults are written out: another version's must not change what was accepted.
-    return {"entry": _ENTRY.dump_python(entry, mode="json")}
+    # A version that knows of no lease must not take over what is bound to one: it does not know this name.
+    return {"leased" if entry.leased else "entry": _ENTRY.dump_python(entry, mode="json")}
 
 
 def _fence_record(fence: _Fence) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What is on record of a private containerd's containers apart from it: it forgets some of this when it dies.
 
-    starts/<container id>   empty: a start of it has begun (by agent/runsc_wrapper.py, before runsc is called)
+    starts/<container id>   empty: a start of it has begun (by the wrappers, agent/noting_wrapper.py and
+                            agent/runsc_wrapper.py, before the runtime is called)
     ends/<container id>     how it ended while containerd was down (by agent/shims.py, before the next one starts)
 
 One rule: a note is written before what it stands for can be lost, so that a start without a note has not begun.

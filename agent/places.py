@@ -66,7 +66,11 @@ class Places:
     @property
     def runsc(self) -> Path:
         """The wrapper; not under /run, which many machines mount noexec."""
-        return self.folder / "bin" / "runsc"
+        return self.wrapper("runsc")
+
+    def wrapper(self, name: str) -> Path:
+        """What stands before the program of this name."""
+        return self.folder / "bin" / name
 
     @property
     def runsc_config(self) -> Path:

@@ -7,8 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from agent.action import Action, CreateContainer, EnsureImage, ProbePorts, Record, RunSandbox, StartContainer, Step
+from agent import ladder
+from agent.action import (
+    Action,
+    CreateContainer,
+    EnsureImage,
+    ProbePorts,
+    Record,
+    RemoveContainer,
+    RemoveSandbox,
+    RunSandbox,
+    StartContainer,
+    Step,
+    StopContainer,
+    StopSandbox,
+)
 from agent.entry import AttemptOver
+from agent.ladder import Climb, Rung
+from agent.seen import Seen
 from kakuri.model import Reason
 
 SECOND = 1_000_000_000
@@ -63,11 +79,39 @@ class Progress:
     """As of just now: holds for one RunPodSandbox."""
     settle_at_ns: int = 0
     """Until then, a sandbox that isn't there may still come up."""
+    created: str = ""
+    """The container that the runtime said it has made. One that came up without a word may be no good."""
+    climb: Climb | None = None
+    """Of the container that is being stopped."""
+    doomed: frozenset[str] = frozenset()
+    """Sandboxes that were told to end. They may do so late, so nothing is put into them any more."""
     troubles: Mapping[type[Step], Trouble] = field(default_factory=dict)
 
     def without(self, *kinds: type[Step]) -> "Progress":
         left = {k: t for k, t in self.troubles.items() if k not in kinds}
         return self if len(left) == len(self.troubles) else replace(self, troubles=left)
+
+
+def settled(progress: Progress, seen: Seen) -> Progress:
+    """A container that was seen to have ended, or to be gone, is no longer being stopped."""
+    climb = progress.climb
+    if climb is None or not seen.looked or any(c.id == climb.container_id and c.may_run for c in seen.containers):
+        return progress
+    return replace(progress, climb=None).without(StopContainer, StopSandbox, RemoveSandbox)
+
+
+def beginning(progress: Progress, action: Action, now_ns: int) -> Progress:
+    """As the action begins."""
+    match action:
+        case StopContainer():
+            climb = progress.climb
+            if climb is None or climb.container_id != action.id:
+                return replace(progress, climb=ladder.begun(action.id, action.grace_s, now_ns))
+            return replace(progress, climb=ladder.tried(climb, action.grace_s, now_ns))
+        case StopSandbox() | RemoveSandbox():
+            return replace(progress, doomed=progress.doomed | {action.id})
+        case _:
+            return progress
 
 
 def after_success(progress: Progress, action: Action) -> Progress:
@@ -116,8 +160,23 @@ def after_failure(progress: Progress, action: Action, outcome: Outcome, message:
             return replace(after, image_ready=False)
         case EnsureImage():
             return replace(after, pulling=False)
+        case StopContainer() | RemoveContainer() | StopSandbox() | RemoveSandbox() if progress.climb is not None:
+            return replace(after, climb=_climbed(progress.climb, outcome, message, now_ns))
         case _:
             return after
+
+
+def _climbed(climb: Climb, outcome: Outcome, message: str, now_ns: int) -> Climb:
+    match outcome:
+        case Outcome.GONE:
+            return climb  # the next look says what that means
+        case Outcome.CUT_OFF:
+            return replace(climb, error=message)
+        case Outcome.UNREACHABLE:
+            # Nobody was asked to stop: of its grace, nothing is used up.
+            return replace(climb, error=message, began_ns=0 if climb.rung is Rung.GRACE else climb.began_ns)
+        case Outcome.REFUSED | Outcome.TIMED_OUT | Outcome.TAKEN:
+            return ladder.failed(climb, message, now_ns)
 
 
 def _is_final(action: Action, outcome: Outcome, count: int) -> bool:

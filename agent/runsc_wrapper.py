@@ -22,6 +22,8 @@ import shlex
 from pathlib import Path
 from typing import Final
 
+from agent.noting_wrapper import SAID_OF_A_SECOND_START
+
 _SCRIPT: Final = r"""#!/bin/sh
 # Made by kakuri, again at each start of its agent; agent/runsc_wrapper.py tells why it does what it does.
 runc=@runc@
@@ -68,7 +70,7 @@ fi
 case $command in
     start)
         if [ -e "$starts/$id" ]; then
-            echo 'its start had begun before, and it is not started twice' >&2
+            echo '@said@' >&2
             exit 1
         fi
         : >"$starts/$id" || exit
@@ -97,7 +99,7 @@ exec "$runsc" --network=host --platform="$platform" "$@"
 def wrapper_script(*, runc: str, runsc: str, platform: str, starts: Path) -> str:
     """The wrapper's text. Both programs by absolute path; platform: one of runsc's own names, such as systrap; starts:
     a folder for one empty file a container whose start has begun."""
-    script = _SCRIPT
+    script = _SCRIPT.replace("@said@", SAID_OF_A_SECOND_START)
     for name, value in (("runc", runc), ("runsc", runsc), ("platform", platform), ("starts", str(starts))):
         script = script.replace(f"@{name}@", shlex.quote(value))
     return script

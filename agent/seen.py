@@ -33,6 +33,11 @@ class Seen:
     def empty(self) -> bool:
         return not self.sandboxes and not self.containers
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """Of all that is there."""
+        return frozenset(s.id for s in self.sandboxes) | {c.id for c in self.containers}
+
     def container(self, attempt: int) -> ObservedContainer | None:
         return next((c for c in self.containers if c.attempt == attempt), None)
 

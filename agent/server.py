@@ -77,6 +77,9 @@ class _Agent(agent_pb2_grpc.AgentServicer):
         except CallError as error:
             await _abort(context, error)
 
+    async def Release(self, request: wire.ReleaseRequest, context: _Context) -> wire.ReleaseResponse:
+        return await _answer(self._calls.release(request), context)
+
     async def Logs(self, request: wire.LogsRequest, context: _Context) -> AsyncIterator[wire.LogsChunk]:
         try:
             async for content in self._calls.log(request):

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from agent.clock import Clock, SystemClock
 from agent.entry import End, Ended, Released, StopAsked
+from agent.fencer_program import DetachedFencer
+from agent.lease import FENCE_FILE
 from agent.ledger import Ledger, open_ledger
+from agent.node_lease import NodeLease
 from agent.observations import Observations
 from agent.private_runtime import RuntimeUnavailable
 from agent.runtimes import find_runtimes, private_runtime
@@ -45,6 +48,9 @@ async def shut_down(settings: Settings, state_dir: Path) -> None:
             await private.stop()
             await _note_ends(ledger, clock)  # it took down what was left
         (state_dir / "agent.json").unlink(missing_ok=True)
+        if all(e.released for e in ledger.entries.values()):
+            (state_dir / FENCE_FILE).unlink(missing_ok=True)
+            await DetachedFencer(state_dir).end()
         left = [e.id for e in ledger.entries.values() if not e.released]
         if left:
             raise RuntimeUnavailable(f"these did not end within {BOUND_S:g} s: {', '.join(left[:20])}")
@@ -56,7 +62,9 @@ async def shut_down(settings: Settings, state_dir: Path) -> None:
 async def _end_all(settings: Settings, state_dir: Path, ledger: Ledger, clock: Clock) -> None:
     observations = Observations(ledger.uid)
     async with find_runtimes(settings, state_dir) as found:
-        sync = Sync(ledger, observations, found.endpoints, clock, logs_folder=state_dir / "logs")
+        # Nothing starts any more, so the lease need not be kept.
+        lease = NodeLease(ledger, clock, state_dir, fencer_program=None)
+        sync = Sync(ledger, observations, found.endpoints, lease, clock, logs_folder=state_dir / "logs")
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(sync.run())
             await sync.looked.wait()

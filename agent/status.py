@@ -5,9 +5,11 @@ One rule: a state never goes back, and a reason is one that a person can do some
 
 from collections.abc import Sequence
 
+from agent import ladder
 from agent.action import CreateContainer, EnsureImage, Look, ProbePorts, Record, RunSandbox, StartContainer, Step
-from agent.entry import Entry
+from agent.entry import Entry, StopAsked
 from agent.progress import SECOND, Progress, Trouble
+from agent.removal import grace_of
 from agent.seen import Seen
 from agent.step import told
 from cri.convert import ObservedContainer, ObservedSandbox
@@ -19,8 +21,10 @@ SILENT_LOOKS = 3
 _STARTING: tuple[type[Step], ...] = (EnsureImage, ProbePorts, RunSandbox, CreateContainer, StartContainer, Record, Look)
 
 
-def status_of(entry: Entry, seen: Seen, progress: Progress, *, ran: bool, simulated: bool) -> wire.AllocationStatus:
-    """ran: it was told to be Running before, so it can't become Pending.
+def status_of(
+    entry: Entry, seen: Seen, progress: Progress, *, ran: bool, simulated: bool, waits: str = ""
+) -> wire.AllocationStatus:
+    """ran: it was told to be Running before, so it can't become Pending. waits: why it may not start now.
 
     A container that has ended counts as running until the ledger says what its end means: an end, or another attempt.
     """
@@ -30,6 +34,7 @@ def status_of(entry: Entry, seen: Seen, progress: Progress, *, ran: bool, simula
     status = wire.AllocationStatus(
         allocation_id=entry.id,
         workload_id=entry.workload_id,
+        workload_uid=entry.workload_uid,
         origin=entry.origin,
         revision=entry.revision,
         restarts=entry.restarts,
@@ -43,7 +48,8 @@ def status_of(entry: Entry, seen: Seen, progress: Progress, *, ran: bool, simula
     )
     _add_runtime(status, entry, seen, current)
     ending = current is not None and current.state == "exited" and ran
-    status.state, status.reason, status.message = _state(entry, seen, progress, running=running or ending, ran=ran)
+    state = _state(entry, seen, progress, running=running or ending, ran=ran, waits=waits)
+    status.state, status.reason, status.message = state
     if entry.end is not None:
         status.finished_at_ns = entry.end.finished_at_ns
         if entry.end.exit_code is not None:
@@ -63,6 +69,7 @@ def found_status(
     status = wire.AllocationStatus(
         allocation_id=owner.allocation_id,
         workload_id=owner.workload_id,
+        workload_uid=owner.workload_uid,
         origin=owner.origin or owner.cluster_id,
         slot=owner.slot,
         state=State.RUNNING if running else State.PENDING,
@@ -91,16 +98,16 @@ def _add_runtime(status: wire.AllocationStatus, entry: Entry, seen: Seen, curren
         status.ip = sandbox.ip
 
 
-def _state(entry: Entry, seen: Seen, progress: Progress, *, running: bool, ran: bool) -> tuple[State, str, str]:
+def _state(
+    entry: Entry, seen: Seen, progress: Progress, *, running: bool, ran: bool, waits: str
+) -> tuple[State, str, str]:
     trouble = _worst(progress, _STARTING)
     silent = progress.troubles.get(Look)
     silent = silent if silent is not None and silent.count >= SILENT_LOOKS else None
     if entry.end is not None:
         return entry.end.state, entry.end.reason, entry.end.message
     if entry.stop is not None:
-        newest = max(progress.troubles.values(), key=lambda t: t.retry_at_ns, default=None)
-        message = newest.message if newest is not None else entry.stop.message
-        return State.TERMINATING, entry.stop.reason or Reason.STOPPED, message
+        return State.TERMINATING, entry.stop.reason or Reason.STOPPED, _stopping(entry, entry.stop, progress, silent)
     if silent is not None:
         return State.RUNNING if ran else State.PENDING, Reason.RUNTIME_UNREACHABLE, silent.message
     if running:
@@ -109,16 +116,28 @@ def _state(entry: Entry, seen: Seen, progress: Progress, *, running: bool, ran: 
         # It may well run: the runtime was only not asked yet.
         return State.RUNNING, Reason.NONE, _history(entry)
     if ran:
-        return State.RUNNING, Reason.CRASH_LOOP_BACK_OFF, _between(entry, trouble)
+        return State.RUNNING, Reason.CRASH_LOOP_BACK_OFF, _between(entry, trouble, waits)
     if trouble is not None:
         return State.PENDING, trouble.reason or Reason.STARTING, trouble.message
     if entry.last is not None:
-        return State.PENDING, entry.last.reason, _between(entry, None)
-    return State.PENDING, Reason.PULLING if progress.pulling else Reason.STARTING, ""
+        return State.PENDING, entry.last.reason, _between(entry, None, waits)
+    return State.PENDING, Reason.PULLING if progress.pulling else Reason.STARTING, waits
 
 
 def _worst(progress: Progress, kinds: Sequence[type[Step]]) -> Trouble | None:
     return next((t for k in kinds if (t := progress.troubles.get(k)) is not None and t.message), None)
+
+
+def _stopping(entry: Entry, stop: StopAsked, progress: Progress, silent: Trouble | None) -> str:
+    parts = [stop.message]
+    if progress.climb is not None:
+        parts.append(ladder.told(progress.climb, grace_of(entry)))
+    else:
+        others = [t for kind, t in progress.troubles.items() if kind not in _STARTING or kind in {Record, Look}]
+        silent = max(others, key=lambda t: t.retry_at_ns, default=None)
+    if silent is not None:
+        parts.append(silent.message)
+    return "; ".join(part for part in parts if part)
 
 
 def _history(entry: Entry) -> str:
@@ -128,7 +147,7 @@ def _history(entry: Entry) -> str:
     return f"restarted {times}; the run before ended with {told(entry.last)}"
 
 
-def _between(entry: Entry, trouble: Trouble | None) -> str:
+def _between(entry: Entry, trouble: Trouble | None, waits: str) -> str:
     parts = []
     if entry.last is not None:
         wait_s = max(entry.not_before_ns - entry.last.finished_at_ns, 0) // SECOND
@@ -136,4 +155,6 @@ def _between(entry: Entry, trouble: Trouble | None) -> str:
         parts.append(f"the last run ended with {told(entry.last)}; {when}")
     if trouble is not None:
         parts.append(f"{trouble.reason}: {trouble.message}" if trouble.reason else trouble.message)
+    if waits:
+        parts.append(waits)
     return "; ".join(parts)

@@ -14,6 +14,10 @@ restart and a plain run take the same road. How it ends, and where that differs 
   no crash is counted. Else it may have run: the attempt ends as Error with its exit code unknown, and under Never that
   is the end.
 - Of a container that ended while containerd was down, how it ended may be unknown too: a failure all the same.
+- A stop climbs (agent/ladder.py) until a look shows that nothing runs. A container that was cleared and is only created
+  may be starting just then, for an earlier call without an answer: a stop removes it before it says that it has ended.
+- A sandbox that comes up without an answer is adopted. A container that does is removed and made anew: containerd 1.7
+  goes on with a creation that its caller gave up, and may make one that can't run.
 """
 
 from typing import Literal, assert_never
@@ -27,17 +31,14 @@ from agent.action import (
     Look,
     ProbePorts,
     Record,
-    RemoveContainer,
-    RemoveSandbox,
     RunSandbox,
     StartContainer,
     Step,
-    StopContainer,
-    StopSandbox,
     Wait,
 )
 from agent.entry import AttemptOver, Cleared, End, Ended, Entry, Exit, Released
 from agent.progress import SECOND, Progress
+from agent.removal import end_container, remove_container, remove_sandbox
 from agent.seen import Seen
 from cri.convert import ObservedContainer, ObservedSandbox
 from kakuri.model import Reason, RestartPolicy, State
@@ -59,21 +60,32 @@ START_ERROR_CODE = 128
 UNKNOWN_CODE = 255
 _HUNG_UP_WORDS = (
     "context canceled",  # Go's words for a caller that hung up
+    "context deadline exceeded",  # or that had waited for as long as it would
     "signal: killed",  # and for a program that it ran for that caller
 )
 _CUT_OFF_WORDS = (
     *_HUNG_UP_WORDS,
     "already has a filestore file",  # runsc's, of what an earlier start of this container left
-    "its start had begun before",  # agent/runsc_wrapper.py's
+    "its start had begun before",  # our wrappers', agent/noting_wrapper.py
 )
 _AT_CREATION = "failed to create"
 SIGNALLED = frozenset({137, 143})
 """Killed and terminated: the exit codes of the signals that a stop sends."""
 
 
-def step(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> Step:
-    """What comes next. What failed lately is waited for, but only when it is what comes next."""
+def step(
+    entry: Entry, seen: Seen, progress: Progress, now_ns: int, *, may_start: bool = True, lapsed: bool = False
+) -> Step:
+    """What comes next. What failed lately is waited for, but only when it is what comes next.
+
+    may_start: False while it is bound to the node's lease and the lease is not held. Then it waits to be kicked.
+    lapsed: that lease is over, and the stop for it is on its way. What ended it meanwhile is not told as its own end.
+    """
     wanted = _wanted(entry, seen, progress, now_ns)
+    if not may_start and isinstance(wanted, RunSandbox | CreateContainer | StartContainer):
+        return Wait()
+    if lapsed and isinstance(wanted, Record) and isinstance(wanted.change, Ended | AttemptOver):
+        return Wait()
     trouble = progress.troubles.get(type(wanted))
     if trouble is not None and _is_ahead(trouble.retry_at_ns, now_ns):
         return Wait(trouble.retry_at_ns)
@@ -91,14 +103,14 @@ def _wanted(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> Step:
     if entry.end is not None:
         return _clear_away(entry, seen, progress, now_ns)
     if entry.stop is not None or entry.wish is None:
-        return _stop(entry, seen, now_ns)
+        return _stop(entry, seen, progress, now_ns)
     return _run(entry, seen, progress, now_ns)
 
 
 def _run(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> Step:
     for container in seen.containers:
         if container.attempt != entry.attempt:
-            return _remove_container(entry, container)
+            return remove_container(entry, seen, progress, container, now_ns)
     current = seen.container(entry.attempt)
     if current is not None:
         return _drive(entry, seen, progress, current, now_ns)
@@ -118,14 +130,14 @@ def _drive(entry: Entry, seen: Seen, progress: Progress, current: ObservedContai
             if not entry.cleared:
                 return Record(Cleared(entry.attempt))
             if not alive:
-                return StopContainer(current.id, entry.in_place.grace_s)
+                return end_container(entry, seen, progress, current, now_ns)
             if current.id not in seen.inspected:
                 return InspectContainer(current.id)
             assert sandbox is not None
             return _checked(entry, seen, sandbox, now_ns) or Wait()
         case "created":
-            if not entry.cleared and not alive:
-                return RemoveContainer(current.id)
+            if not entry.cleared and (not alive or current.id != progress.created):
+                return remove_container(entry, seen, progress, current, now_ns)
             if not entry.cleared:
                 return Record(Cleared(entry.attempt))
             refused = progress.troubles.get(StartContainer)
@@ -146,7 +158,7 @@ def _drive(entry: Entry, seen: Seen, progress: Progress, current: ObservedContai
             return Record(_after_exit(entry, _exit_of(seen, current, now_ns, sandbox_alive=alive)))
         case "unknown":
             # The runtime lost track of it. Only what is certainly over may be followed by another.
-            return StopContainer(current.id, 0)
+            return end_container(entry, seen, progress, current, now_ns)
         case _:
             assert_never(current.state)
 
@@ -154,10 +166,10 @@ def _drive(entry: Entry, seen: Seen, progress: Progress, current: ObservedContai
 def _begin(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> Step:
     """No container of the present attempt is there, and none was: towards one."""
     assert entry.wish is not None
-    live = [s for s in seen.sandboxes if s.ready]
+    live = [s for s in seen.sandboxes if s.ready and s.id not in progress.doomed]
     for sandbox in seen.sandboxes:
-        if not sandbox.ready or sandbox is not live[-1]:
-            return _remove_sandbox(seen, sandbox)
+        if not live or sandbox is not live[-1]:
+            return remove_sandbox(seen, progress, sandbox)
     if _is_ahead(entry.not_before_ns, now_ns):
         return Wait(entry.not_before_ns)
     if not progress.image_ready:
@@ -202,13 +214,14 @@ def _gave_up(entry: Entry, progress: Progress, now_ns: int) -> Ended | None:
     return None
 
 
-def _stop(entry: Entry, seen: Seen, now_ns: int) -> Step:
-    """Towards an end that somebody asked for. The end is durable before anything is removed."""
-    grace_s = entry.stop.grace_s if entry.stop is not None else 0
+def _stop(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> Step:
+    """Towards an end that somebody asked for. The end is durable before anything that has run is removed."""
     for container in seen.containers:
-        if container.state in {"running", "unknown"}:
-            return StopContainer(container.id, grace_s)
+        if container.may_run:
+            return end_container(entry, seen, progress, container, now_ns)
     current = seen.container(entry.attempt) if entry.wish is not None else None
+    if current is not None and current.state == "created" and entry.cleared:
+        return remove_container(entry, seen, progress, current, now_ns)
     if current is None or current.state == "created":
         lost = entry.cleared and current is None
         return Record(Ended(_stopped(entry, None, now_ns, lost=lost)))
@@ -222,27 +235,15 @@ def _stop(entry: Entry, seen: Seen, now_ns: int) -> Step:
 def _clear_away(entry: Entry, seen: Seen, progress: Progress, now_ns: int) -> Step:
     """The end is durable: nothing may be left in the runtime."""
     for container in seen.containers:
-        return _remove_container(entry, container)
+        return remove_container(entry, seen, progress, container, now_ns)
     for sandbox in seen.sandboxes:
-        return _remove_sandbox(seen, sandbox)
+        return remove_sandbox(seen, progress, sandbox)
     if entry.released:
         return Done()
     if seen.looked_at_ns < progress.settle_at_ns <= now_ns + MAX_BACKOFF_S * SECOND:
         # A sandbox whose start got no answer may still come up.
         return Wait(progress.settle_at_ns) if _is_ahead(progress.settle_at_ns, now_ns) else Look()
     return Record(Released())
-
-
-def _remove_container(entry: Entry, container: ObservedContainer) -> Step:
-    if container.state in {"running", "unknown"}:
-        grace_s = entry.in_place.grace_s if entry.stop is None else entry.stop.grace_s
-        return StopContainer(container.id, grace_s)
-    return RemoveContainer(container.id)
-
-
-def _remove_sandbox(seen: Seen, sandbox: ObservedSandbox) -> Step:
-    # A sandbox that died still holds its network until it is stopped.
-    return RemoveSandbox(sandbox.id) if sandbox.id in seen.stopped else StopSandbox(sandbox.id)
 
 
 def _after_exit(entry: Entry, exit_: Exit) -> AttemptOver | Ended:
@@ -335,7 +336,13 @@ def _stopped(entry: Entry, exit_: Exit | None, now_ns: int, *, lost: bool) -> En
         return End(State.FAILED, asked or Reason.STOPPED, message, code, now_ns)
     why = f"stopped ({asked})" if asked and asked != Reason.STOPPED else "stopped"
     if lost:
-        return End(State.FAILED, Reason.STOPPED, f"{why}; its container was no longer in the runtime", None, now_ns)
+        return End(
+            State.FAILED,
+            Reason.STOPPED,
+            f"{why}; its container is no longer in the runtime, and may have run",
+            None,
+            now_ns,
+        )
     if exit_ is None and entry.last is None:
         return End(State.FAILED, Reason.STOPPED, f"{why} before it ran", None, now_ns)
     how = exit_ or entry.last

@@ -15,6 +15,7 @@ from agent.clock import Clock
 from agent.endpoints import Endpoint, Endpoints, Listing, list_ours
 from agent.gate import Gate
 from agent.ledger import Ledger
+from agent.node_lease import NodeLease
 from agent.observations import Observations
 from agent.progress import SECOND, SETTLE_S
 from agent.pulls import Pulls
@@ -36,6 +37,9 @@ stream of an agent that was killed."""
 FIRST_LOOK_S = 5.0
 """How long a start waits for a slow runtime before it serves without having looked."""
 LISTEN_AGAIN_S = 0.5
+ROTATE_S = 5.0
+"""For one log. A runtime that hangs on one container holds up the looks at all others for as long; shorter, and a slow
+disk keeps its logs from being rotated."""
 CANARY = "canary"
 """The origin of the sandboxes that prove a handler."""
 _ENDED = (pb.CONTAINER_STOPPED_EVENT, pb.CONTAINER_DELETED_EVENT)
@@ -46,13 +50,21 @@ class Sync:
     """run() is the node at work; start() and kick() may be called while it runs."""
 
     def __init__(
-        self, ledger: Ledger, observations: Observations, endpoints: Endpoints, clock: Clock, *, logs_folder: Path
+        self,
+        ledger: Ledger,
+        observations: Observations,
+        endpoints: Endpoints,
+        lease: NodeLease,
+        clock: Clock,
+        *,
+        logs_folder: Path,
     ) -> None:
         self.looked = asyncio.Event()
         """All entries have workers, and the runtimes were asked, as far as they answered."""
         self._ledger = ledger
         self._observations = observations
         self._endpoints = endpoints
+        self._lease = lease
         self._clock = clock
         self._logs = logs_folder
         self._once = OncePer(60, lambda: clock.now_ns() / 1e9)
@@ -84,6 +96,13 @@ class Sync:
             self._observations.withdraw(id_)
         if (worker := self._workers.get(id_)) is not None:
             worker.kick()
+        elif self._ledger.is_accepted(id_):
+            self.start(id_)  # its acceptance failed, and went to the disk with this change
+
+    def ids_of(self, id_: str) -> frozenset[str] | None:
+        """Its sandboxes and containers in the runtime; None while that is not known."""
+        worker = self._workers.get(id_)
+        return worker.seen.ids if worker is not None and worker.seen.looked else None
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -94,6 +113,7 @@ class Sync:
                 endpoints=self._endpoints,
                 pulls=Pulls(tasks),
                 gate=Gate(),
+                lease=self._lease,
                 clock=self._clock,
                 logs=self._logs,
                 once=self._once,
@@ -141,7 +161,7 @@ class Sync:
                 seen = seen.listed(listing.sandboxes, listing.containers, now_ns)
                 adopted += not seen.empty
             # An agent that was killed in the middle of a start left a runtime that may still be at it.
-            midway = seen.empty and entry.end is None and not entry.cleared
+            midway = seen.empty and not entry.released and not entry.cleared
             self._spawn(id_, seen, settle_at_ns=now_ns + SETTLE_S * SECOND if midway else 0)
         self._tell_found(listings, whole=len(listings) == len(self._endpoints.all))
         _log.info("adopted", entries=len(self._ledger.entries), in_runtime=adopted, found=len(self._found))
@@ -219,7 +239,8 @@ class Sync:
                 await client.reopen_container_log(container_id)
 
             try:
-                await logs.rotate(self._logs / id_, container.attempt, reopen)
+                async with asyncio.timeout(ROTATE_S):
+                    await logs.rotate(self._logs / id_, container.attempt, reopen)
             except (CriError, OSError) as error:
                 if self._once(f"rotate {id_}"):
                     _log.warning("log not rotated", allocation=id_, error=str(error))

@@ -24,27 +24,30 @@ from agent.action import (
     RemoveSandbox,
     RunSandbox,
     StartContainer,
+    Step,
     StopContainer,
     StopSandbox,
     Wait,
 )
 from agent.clock import Clock
-from agent.endpoints import Endpoint, Endpoints, Listing, list_ours
+from agent.endpoints import Endpoint, Endpoints, Listing
 from agent.entry import Ended, Entry
 from agent.gate import Gate, Turn
 from agent.ledger import Ledger, LedgerUnwritable
-from agent.notes import Notes
+from agent.node_lease import NodeLease, Unleased
 from agent.observations import Observations
 from agent.ports import find_conflict
-from agent.progress import SECOND, Outcome, Progress, after_failure, after_success
+from agent.progress import SECOND, Outcome, Progress, after_failure, after_success, beginning, settled
 from agent.pulls import Pulls
+from agent.removal import grace_of
 from agent.seen import Seen
+from agent.sight import Sight
 from agent.status import status_of
-from agent.step import is_end_unknown, step
+from agent.step import step
 from cri.client import CriClient
-from cri.convert import ObservedContainer, ObservedSandbox, container_config, observed_container, observed_sandbox
+from cri.convert import ObservedContainer, ObservedSandbox, container_config
 from cri.convert import sandbox_config as make_sandbox_config
-from cri.errors import AlreadyExists, CriError, DeadlineExceeded, InProgress, NotFound, RuntimeFailed, Unavailable
+from cri.errors import AlreadyExists, CriError, DeadlineExceeded, InProgress, NotFound, Unavailable
 from cri.v1 import runtime_pb2 as pb
 from kakuri.agentapi.v1 import agent_pb2 as wire
 from kakuri.log import OncePer, get_logger
@@ -66,6 +69,7 @@ class Means:
     endpoints: Endpoints
     pulls: Pulls
     gate: Gate
+    lease: NodeLease
     clock: Clock
     logs: Path
     """One folder an allocation."""
@@ -79,7 +83,7 @@ class Worker:
         """seen: a new allocation has nothing, so it need not look first. settle_at_ns: until then its sandbox, started
         by an agent before us, may still come up."""
         self.id = id_
-        self.seen = seen
+        self._sight = Sight(id_, means.endpoints, means.clock, seen)
         self._means = means
         self._progress = Progress(settle_at_ns=settle_at_ns)
         self._kick = asyncio.Event()
@@ -89,11 +93,21 @@ class Worker:
         self._turn: Turn | None = None
         self._busy = False
         self._actions = 0
-        self._homes: dict[str, CriClient] = {}
+        self._grace: tuple[int, asyncio.Timeout] | None = None
+        """The grace in s that a container is being given right now, and the way to cut that short."""
+
+    @property
+    def seen(self) -> Seen:
+        """What the runtimes have of it, as far as we have looked."""
+        return self._sight.seen
 
     def kick(self) -> None:
         """Its entry may have changed: look at it again."""
         self._kick.set()
+        entry = self._means.ledger.entries.get(self.id)
+        if self._grace is not None and entry is not None and grace_of(entry) < self._grace[0]:
+            self._grace[1].reschedule(asyncio.get_running_loop().time())
+            self._grace = None
 
     def hint(self, id_: str) -> None:
         """Something may have happened to this container or sandbox of it."""
@@ -124,7 +138,7 @@ class Worker:
         current = self.seen.container(entry.attempt) if entry is not None else None
         if current is None or current.state != "running" or entry is None or entry.end is not None:
             return None
-        return self._home(entry, current.id), current
+        return self._sight.home(entry, current.id), current
 
     def tell(self) -> None:
         """What is known of it is published, before anybody can ask: what a full report lacks counts as lost."""
@@ -141,7 +155,7 @@ class Worker:
                 except Exception:  # noqa: BLE001 - a fault of ours with this one must not end the others
                     _log.exception("worker failed", allocation=self.id)
                     self._give_turn_back()
-                    self.seen = self.seen.doubted()
+                    self._sight.seen = self.seen.doubted()
                     await self._pause(self._means.clock.now_ns() + BUG_PAUSE_S * SECOND)
         finally:
             self._give_turn_back()
@@ -151,11 +165,17 @@ class Worker:
         self._kick.clear()
         if self._doubt:
             self._doubt = False
-            self.seen = self.seen.doubted()
+            self._sight.seen = self.seen.doubted()
         while self._suspects:
-            self.seen = self.seen.suspected(self._suspects.pop())
-        wanted = step(entry, self.seen, self._progress, self._means.clock.now_ns())
-        if not isinstance(wanted, Look | InspectContainer | InspectSandbox):  # else more is known in a moment
+            self._sight.seen = self.seen.suspected(self._suspects.pop())
+        self._progress = settled(self._progress, self.seen)
+        may_start = not self._means.lease.why_not(entry)
+        lapsed = self._means.lease.is_stopping(entry)
+        now_ns = self._means.clock.now_ns()
+        wanted = step(entry, self.seen, self._progress, now_ns, may_start=may_start, lapsed=lapsed)
+        if not isinstance(wanted, Wait | Done):
+            self._progress = beginning(self._progress, wanted, now_ns)
+        if not _is_midway(wanted):
             self._tell(entry, whole=isinstance(wanted, Wait | Done))
         match wanted:
             case Wait():
@@ -177,6 +197,8 @@ class Worker:
             await self._do(entry, action)
         except CriError as error:
             self._failed(action, _outcome_of(error), error.message)
+        except Unleased as error:
+            _log.info("start put off", allocation=self.id, why=str(error))
         except (PortsTaken, LedgerUnwritable) as error:
             self._failed(action, Outcome.REFUSED, str(error))
         except OSError as error:
@@ -197,48 +219,77 @@ class Worker:
                 if conflict := find_conflict(entry, self._means.ledger.entries):
                     raise PortsTaken(conflict)
             case RunSandbox():
+                self._check_lease(entry)
                 await self._run_sandbox(entry)
             case InspectSandbox():
-                status = await self._home(entry, action.id).pod_sandbox_status(action.id)
-                self.seen = self.seen.with_sandbox(observed_sandbox(status), inspected=True)
+                await self._sight.inspect_sandbox(entry, action.id)
             case CreateContainer():
                 await self._create_container(entry, action)
             case StartContainer():
-                await self._home(entry, action.id).start_container(action.id)
-                self.seen = self.seen.with_started(action.id)
+                if self._present(entry).leased:
+                    await self._means.lease.bind(self.id, self.seen.ids | {action.id})
+                self._check_lease(entry)
+                await self._sight.home(entry, action.id).start_container(action.id)
+                self._sight.seen = self.seen.with_started(action.id)
             case InspectContainer():
-                await self._inspect_container(entry, action.id)
+                await self._sight.inspect_container(entry, action.id)
             case StopContainer():
-                await self._home(entry, action.id).stop_container(action.id, action.grace_s)
-                await self._inspect_container(entry, action.id)
-                if any(c.id == action.id and c.state in {"running", "unknown"} for c in self.seen.containers):
-                    raise RuntimeFailed("the runtime says that it stopped the container, and that it still runs")
+                await self._stop_container(entry, action)
             case RemoveContainer():
-                await self._home(entry, action.id).remove_container(action.id)
-                self.seen = self.seen.without(action.id)
+                ran = self._sight.may_run(action.id)
+                await self._sight.home(entry, action.id).remove_container(action.id)
+                await self._see_removed(entry, action.id, ran)
             case StopSandbox():
-                await self._home(entry, action.id).stop_pod_sandbox(action.id)
-                self.seen = self.seen.with_stopped(action.id)
+                ran = self._sight.may_run(action.id)
+                await self._sight.home(entry, action.id).stop_pod_sandbox(action.id)
+                self._sight.seen = self.seen.with_stopped(action.id)
+                for id_ in ran:
+                    await self._sight.inspect_container(entry, id_)
+                self._sight.check_ended(ran)
             case RemoveSandbox():
-                await self._home(entry, action.id).remove_pod_sandbox(action.id)
-                self.seen = self.seen.without(action.id)
+                ran = self._sight.may_run(action.id)
+                await self._sight.home(entry, action.id).remove_pod_sandbox(action.id)
+                await self._see_removed(entry, action.id, ran)
             case Record():
                 after = await self._means.ledger.record(self.id, action.change)
                 if isinstance(action.change, Ended) and after.end is not None:
                     _log.info("allocation ended", allocation=self.id, state=after.end.state, reason=after.end.reason)
 
+    async def _stop_container(self, entry: Entry, action: StopContainer) -> None:
+        client = self._sight.home(entry, action.id)
+        try:
+            async with asyncio.timeout(None) as bound:
+                self._grace = (grace_of(entry), bound) if action.grace_s else None
+                await client.stop_container(action.id, action.grace_s)
+        except TimeoutError:
+            self._sight.seen = self.seen.doubted()  # a later stop gives it less
+            return
+        finally:
+            self._grace = None
+        await self._sight.inspect_container(entry, action.id)
+        self._sight.check_ended((action.id,))
+
+    async def _see_removed(self, entry: Entry, id_: str, ran: Sequence[str]) -> None:
+        """After a removal. What may have run before it is looked for: a word of the runtime is no end."""
+        self._sight.seen = self.seen.without(id_)
+        if ran:
+            await self._look(entry)
+            self._sight.check_ended(ran)
+
+    def _check_lease(self, entry: Entry) -> None:
+        """The last look before something starts: this process may have been held up since it decided."""
+        present = self._present(entry)
+        if present.leased and present.stop is not None:
+            raise Unleased("it is being stopped")
+        if why := self._means.lease.why_not(present):
+            raise Unleased(why)
+
+    def _present(self, entry: Entry) -> Entry:
+        return self._means.ledger.entries.get(self.id, entry)
+
     async def _look(self, entry: Entry) -> None:
-        at_ns = self._means.clock.now_ns()
-        sandboxes: list[ObservedSandbox] = []
-        containers: list[ObservedContainer] = []
-        for endpoint in self._where(entry):
-            listing = await list_ours(endpoint.client, self.id)
-            sandboxes += listing.sandboxes
-            containers += listing.containers
-            for id_ in (*(s.id for s in listing.sandboxes), *(c.id for c in listing.containers)):
-                self._homes[id_] = endpoint.client
-        self.seen = self._noted(entry, self.seen.listed(sandboxes, containers, at_ns))
-        if sandboxes:
+        await self._sight.look(entry)
+        if self.seen.sandboxes:
             self._progress = replace(self._progress, settle_at_ns=0)  # it has come up
 
     async def _ensure_image(self, entry: Entry, image: str) -> None:
@@ -267,7 +318,7 @@ class Worker:
         id_ = await endpoint.client.run_pod_sandbox(config, entry.wish.handler)
         now_ns = self._means.clock.now_ns()
         made = ObservedSandbox(id_, self.id, entry.owner, ready=True, handler="", ip="", created_at_ns=now_ns)
-        self.seen = self.seen.with_sandbox(made, inspected=False)
+        self._sight.seen = self.seen.with_sandbox(made, inspected=False)
 
     async def _create_container(self, entry: Entry, action: CreateContainer) -> None:
         assert entry.wish is not None
@@ -275,9 +326,11 @@ class Worker:
         if action.attempt > 1:
             # What --previous shows stays.
             await asyncio.to_thread(logs.forget_before, self._means.logs / self.id, action.attempt - 1)
+        self._check_lease(entry)
         config = container_config(entry.owner, entry.wish, attempt=action.attempt)
         sandbox_config = self._sandbox_config(entry, endpoint)
         id_ = await endpoint.client.create_container(action.sandbox_id, config, sandbox_config)
+        self._progress = replace(self._progress, created=id_)
         made = ObservedContainer(
             id=id_,
             sandbox_id=action.sandbox_id,
@@ -291,52 +344,17 @@ class Worker:
             started_at_ns=0,
             finished_at_ns=0,
         )
-        self.seen = self.seen.with_container(made, inspected=False)
-
-    async def _inspect_container(self, entry: Entry, id_: str) -> None:
-        status = await self._home(entry, id_).container_status(id_)
-        sandbox_id = next((c.sandbox_id for c in self.seen.containers if c.id == id_), "")
-        container = self._with_noted_end(entry, observed_container(status, sandbox_id=sandbox_id))
-        self.seen = self._noted(entry, self.seen.with_container(container, inspected=True))
-        if container.state == "exited" and self.seen.sandbox(sandbox_id) is not None:
-            self.seen = self.seen.suspected(sandbox_id)
-
-    def _noted(self, entry: Entry, seen: Seen) -> Seen:
-        """With what is on record of its containers apart from the runtime."""
-        notes = self._notes(entry)
-        if entry.wish is None or notes is None:
-            return seen
-        told = {c.id: notes.has_begun(entry.wish.handler, c.id) for c in seen.containers}
-        return replace(seen, begun={id_: begun for id_, begun in told.items() if begun is not None})
-
-    def _with_noted_end(self, entry: Entry, container: ObservedContainer) -> ObservedContainer:
-        notes = self._notes(entry)
-        end = notes.end_of(container.id) if notes is not None and is_end_unknown(container) else None
-        if end is None:
-            return container
-        return replace(container, exit_code=end.exit_code, reason="", message="", finished_at_ns=end.finished_at_ns)
-
-    def _notes(self, entry: Entry) -> Notes | None:
-        endpoint = self._means.endpoints.find_for(entry.wish)
-        return endpoint.notes if endpoint is not None else None
+        self._sight.seen = self.seen.with_container(made, inspected=False)
 
     def _sandbox_config(self, entry: Entry, endpoint: Endpoint) -> pb.PodSandboxConfig:
         assert entry.wish is not None
         folder = str(self._means.logs / self.id)
         return make_sandbox_config(entry.owner, entry.wish, log_directory=folder, cgroup_parent=endpoint.cgroup_parent)
 
-    def _where(self, entry: Entry) -> Sequence[Endpoint]:
-        return self._means.endpoints.all if entry.wish is None else (self._means.endpoints.of(entry.wish.handler),)
-
-    def _home(self, entry: Entry, id_: str) -> CriClient:
-        if entry.wish is not None:
-            return self._means.endpoints.of(entry.wish.handler).client
-        return self._homes[id_]
-
     def _failed(self, action: Action, outcome: Outcome, message: str) -> None:
         self._progress = after_failure(self._progress, action, outcome, message, self._means.clock.now_ns())
         if not isinstance(action, Look | EnsureImage | ProbePorts | Record):
-            self.seen = self.seen.doubted()
+            self._sight.seen = self.seen.doubted()
         kind = type(action).__name__
         if outcome is not Outcome.GONE and self._means.once(f"{self.id} {kind} {outcome} {message}"):
             _log.warning("step failed", allocation=self.id, step=kind, outcome=outcome.value, error=message)
@@ -345,7 +363,8 @@ class Worker:
         """whole: ids and addresses are news too. In the middle of a start each would only cost its readers a write."""
         endpoint = self._means.endpoints.find_for(entry.wish)
         simulated = endpoint.simulated if endpoint is not None else self._means.endpoints.simulated
-        status = status_of(entry, self.seen, self._progress, ran=self._ran, simulated=simulated)
+        waits = self._means.lease.why_not(entry)
+        status = status_of(entry, self.seen, self._progress, ran=self._ran, simulated=simulated, waits=waits)
         status.revision = self._means.ledger.durable_revision(self.id)
         self._ran = status.started_once
         before = self._means.observations.get(self.id)
@@ -362,6 +381,12 @@ class Worker:
         if self._turn is not None:
             self._turn.give_back()
             self._turn = None
+
+
+def _is_midway(wanted: Step) -> bool:
+    """More is known in a moment: what the runtime says, or how it ended."""
+    ends = isinstance(wanted, Record) and isinstance(wanted.change, Ended)
+    return ends or isinstance(wanted, Look | InspectContainer | InspectSandbox)
 
 
 def _gist(status: wire.AllocationStatus) -> tuple[object, ...]:

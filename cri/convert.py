@@ -124,6 +124,11 @@ class ObservedContainer:
     """0: not yet, or not told (lists tell neither this nor how it ended)."""
     finished_at_ns: int
 
+    @property
+    def may_run(self) -> bool:
+        """It runs, or the runtime lost track of it."""
+        return self.state in {"running", "unknown"}
+
 
 def of_allocation(allocation_id: str) -> Mapping[str, str]:
     """Selects what one allocation has in the runtime."""

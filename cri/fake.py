@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -107,12 +107,15 @@ class FakeRuntime:
         fault = self.faults.next(method)
         if fault is None:
             return await _or_abort(context, work)
+        if fault.unfounded:
+            work = cast("Callable[[], _T]", lambda: None)
         if not fault.done_anyway:
             await asyncio.sleep(fault.delay_s)
             if fault.code is not None:
                 await context.abort(fault.code, fault.message)
             return await _or_abort(context, work)
         outcome = await self._later(fault, work)
+        await asyncio.sleep(fault.answer_s)
         if fault.code is not None:
             await context.abort(fault.code, fault.message)
         return await _or_abort(context, outcome)
@@ -215,8 +218,10 @@ class _Sandboxes(runtime_pb2_grpc.RuntimeServiceServicer):
 
     async def StopContainer(self, request: pb.StopContainerRequest, context: _Context) -> pb.StopContainerResponse:
         ended = asyncio.Event()
+        ended.set()
 
         def stop() -> None:
+            ended.clear()
             self._world.stop_container(request.container_id, request.timeout, ended.set)
 
         await self._answer("StopContainer", context, stop)

@@ -25,6 +25,10 @@ class Fault:
     """For how many calls; None: until cleared."""
     done_anyway: bool = False
     """Does its work although the client gave up waiting, or is told that it failed."""
+    answer_s: float = 0.0
+    """After it was done, before the client is told."""
+    unfounded: bool = False
+    """Says that it is done, and does nothing. Only for calls that answer nothing: start, stop, remove."""
 
 
 @dataclass
@@ -37,6 +41,8 @@ class Faults:
     """GetContainerEvents is not implemented, as before CRI v0.24."""
     report_handler: str | None = None
     """Sandboxes made from now on say that they run on this handler."""
+    met: int = 0
+    """How many calls a fault has met."""
     _faults: list[Fault] = field(default_factory=list)
 
     def add(self, fault: Fault) -> None:
@@ -57,5 +63,6 @@ class Faults:
             if fault.times is not None:
                 left = fault.times - 1
                 self._faults[index : index + 1] = [replace(fault, times=left)] if left > 0 else []
+            self.met += 1
             return fault
         return None

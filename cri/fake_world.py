@@ -8,11 +8,12 @@ sockets, slowness and faults.
 
 import hashlib
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import grpc
 
@@ -22,6 +23,8 @@ from cri.v1 import runtime_pb2 as pb
 from kakuri.image import normalize_image
 
 LOG_LINE = "simulated: nothing really runs here"
+HISTORY = 1024
+"""Fewer, and a test no longer sees all of its story; more only takes memory."""
 
 
 class Timer(Protocol):
@@ -56,6 +59,15 @@ class Container:
     on_end: list[Callable[[], None]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Happened:
+    """A container began to run, or ended after it had run."""
+
+    what: Literal["began", "ended"]
+    container_id: str
+    labels: Mapping[str, str]
+
+
 class World:
     """What the runtime has. Thousands of sandboxes are cheap: no task, no file kept open, lists go by index."""
 
@@ -82,6 +94,8 @@ class World:
         self._names: dict[str, str] = {}
         self._by_label = LabelIndex()
         self._addresses = 0
+        self.history: deque[Happened] = deque(maxlen=HISTORY)
+        """What containers did, whoever was told: the newest last."""
 
     # sandboxes
 
@@ -209,6 +223,7 @@ class World:
         self._write_log(container, f"{LOG_LINE}\n")
         container.entry.state = pb.CONTAINER_RUNNING
         container.status.started_at = self._now_ns()
+        self.history.append(Happened("began", id_, container.entry.labels))
         self._tell_container(container, pb.CONTAINER_STARTED_EVENT)
         script = container.script
         if script.ends_after_s is not None:
@@ -325,6 +340,7 @@ class World:
         for call in waiting:
             call()
         if not never_ran:
+            self.history.append(Happened("ended", container.entry.id, container.entry.labels))
             self._tell_container(container, pb.CONTAINER_STOPPED_EVENT)
 
     def _write_log(self, container: Container, text: str) -> None:

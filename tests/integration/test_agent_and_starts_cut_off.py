@@ -1,4 +1,4 @@
-"""The agent or containerd dies in the middle of a gVisor start, or containerd is down when a job ends: what is told."""
+"""The agent, containerd or both die in the middle of a start, or containerd is down when a job ends: what is told."""
 
 import asyncio
 import os
@@ -42,7 +42,13 @@ class Node:
         return living_agent(self.folder, [self.runtime.endpoint], self.clock, endpoint=endpoint)
 
     async def restart_containerd(self, down_s: float) -> None:
+        self.kill_containerd()
+        await self.start_containerd(down_s)
+
+    def kill_containerd(self) -> None:
         os.kill(self.runtime.pid, signal.SIGKILL)
+
+    async def start_containerd(self, down_s: float) -> None:
         await self.private.wait_end()
         await asyncio.sleep(down_s)
         self.runtime = await self.private.start()
@@ -64,9 +70,9 @@ def job(**changes: object) -> wire.Start:
     return start_of(JOB, **{"image": DEMO_IMAGE, "command": command, "policy": "Never", "limit": 0, **changes})
 
 
-async def until_starting(agent: Agent, after_s: float) -> None:
+async def until_starting(agent: Agent, after_s: float, handler: str = "runsc") -> None:
     """StartContainer is under way."""
-    await agent.apply(job(handler="runsc"))
+    await agent.apply(job(handler=handler))
     deadline = time.monotonic() + 10
     while not agent.ledger.entries[JOB].cleared:
         assert time.monotonic() < deadline
@@ -101,6 +107,21 @@ async def test_a_job_whose_start_was_cut_off_by_containerds_death_runs_at_most_o
         assert time.monotonic() < deadline, left
         await node.private.keep_up()
         await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("handler", "after_s"), [("runc", 0.03), ("runc", 0.05), ("runc", 0.07), ("runsc", 0.12)], ids=str
+)
+async def test_a_job_whose_start_was_cut_off_by_the_death_of_both_runs_at_most_once(
+    node: Node, handler: str, after_s: float
+) -> None:
+    async with node.life() as agent:
+        await until_starting(agent, after_s, handler)
+        node.kill_containerd()
+    await node.start_containerd(0)
+    async with node.life() as agent:
+        ended = await agent.until(JOB, lambda s: s.state in {"Succeeded", "Failed"})
+        assert_told_truly(node, ended)
 
 
 def assert_told_truly(node: Node, ended: wire.AllocationStatus) -> None:

@@ -222,7 +222,7 @@ async def test_another_cluster_an_older_epoch_and_another_ledger_are_refused(lif
         await agent.apply(start_of(WEB))
     async with life() as agent:
         for fence, words in (
-            (wire.Fence(cluster_id="other", epoch=9), f"belongs to the cluster {CLUSTER}.*--shutdown"),
+            (wire.Fence(cluster_id="other", epoch=9), f"belongs to the cluster {CLUSTER}.*kakuri node release"),
             (wire.Fence(cluster_id=CLUSTER, epoch=4), "over"),
         ):
             with pytest.raises(Fenced, match=words):

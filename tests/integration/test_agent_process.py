@@ -4,12 +4,8 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,69 +16,8 @@ import pytest
 
 from kakuri.agentapi.v1 import agent_pb2 as wire
 from kakuri.agentapi.v1 import agent_pb2_grpc
+from support.agent_process import BOUND_S, Process, runtimes_of, until
 from support.agents import API, CLUSTER, WEB, start_of, stop_of
-
-BOUND_S = 20.0
-
-
-@dataclass
-class Process:
-    """`python -m agent` on one state dir."""
-
-    state_dir: Path
-    flags: tuple[str, ...] = ("--runtime", "fake")
-    running: list["subprocess.Popen[bytes]"] = field(default_factory=list)
-
-    def start(self) -> dict[str, Any]:
-        """What agent.json says, once it serves."""
-        process = self._spawn()
-        self.running.append(process)
-
-        def serves() -> dict[str, Any] | None:
-            assert process.poll() is None, self.log
-            told = self._told()
-            return told if told and told["pid"] == process.pid else None
-
-        return until(serves)
-
-    def run(self, *more: str) -> "subprocess.CompletedProcess[str]":
-        command = self._command(*more)
-        return subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S * 3, check=False)
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        process = self.running.pop()
-        process.send_signal(number)
-        return process.wait(BOUND_S)
-
-    @property
-    def log(self) -> str:
-        return (self.state_dir / "test.log").read_text()
-
-    def _told(self) -> dict[str, Any] | None:
-        try:
-            return json.loads((self.state_dir / "agent.json").read_text())
-        except FileNotFoundError:
-            return None
-
-    def _spawn(self) -> "subprocess.Popen[bytes]":
-        self.state_dir.mkdir(exist_ok=True)
-        with (self.state_dir / "test.log").open("ab") as log:
-            return subprocess.Popen(self._command(), stdout=log, stderr=log)
-
-    def _command(self, *more: str) -> list[str]:
-        places = ("--grpc", "127.0.0.1:0", "--json", "127.0.0.1:0", "--server", "http://127.0.0.1:1")
-        return [
-            sys.executable,
-            "-m",
-            "agent",
-            "--node",
-            "n1",
-            "--state-dir",
-            str(self.state_dir),
-            *places,
-            *self.flags,
-            *more,
-        ]
 
 
 @pytest.fixture
@@ -95,18 +30,6 @@ def process(tmp_path: Path) -> Iterator[Process]:
     done = made.run("--shutdown")
     assert done.returncode == 0, done.stderr
     assert not runtimes_of(made.state_dir)
-
-
-def runtimes_of(state_dir: Path) -> list[int]:
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if str(state_dir) in " ".join(p.info["cmdline"] or ())]
-
-
-def until(holds: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + BOUND_S
-    while not (value := holds()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return value
 
 
 class Caller:
@@ -201,7 +124,7 @@ def test_a_runtime_that_died_is_started_again(process: Process) -> None:
     told = process.start()
     calling(told["grpc"], start_web)
     os.kill(told["runtime_pid"], signal.SIGKILL)
-    again = until(lambda: (t := process._told()) and t["runtime_pid"] != told["runtime_pid"] and t)
+    again = until(lambda: (t := process.told) and t["runtime_pid"] != told["runtime_pid"] and t)
     assert again["pid"] == told["pid"]
     # The fake forgets all when it dies, so its container is lost, and runs again.
     status = calling(told["grpc"], lambda caller: caller.until(WEB, lambda s: running(s) and s.restarts == 1))
@@ -211,9 +134,14 @@ def test_a_runtime_that_died_is_started_again(process: Process) -> None:
 def test_an_agent_that_can_not_write_where_it_listens_serves_all_the_same_and_tells_it_later(process: Process) -> None:
     in_the_way = process.state_dir / "agent.json.new"
     in_the_way.mkdir(parents=True)
-    threading.Timer(1.0, in_the_way.rmdir).start()
+    (process.state_dir / "test.log").touch()
+
+    def clear_the_way() -> None:
+        until(lambda: "not announced" in process.log)
+        in_the_way.rmdir()
+
+    threading.Thread(target=clear_the_way).start()
     told = process.start()
-    assert "not announced" in process.log
     calling(told["grpc"], start_web)
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from agent import boot
 from agent.calls import Calls
 from agent.endpoints import Endpoint, Endpoints
 from agent.ledger import Ledger, open_ledger
+from agent.node_lease import NodeLease
 from agent.observations import Observations
 from agent.sync import Sync
 from cri.client import CriClient
@@ -35,6 +37,9 @@ class SkippingClock:
 
     def now_ns(self) -> int:
         return time.time_ns() + self._skipped_ns
+
+    def boot_ns(self) -> int:
+        return boot.boot_ns() + self._skipped_ns
 
     def skip(self, seconds: float) -> None:
         self._skipped_ns += int(seconds * 1e9)
@@ -143,17 +148,21 @@ async def living_agent(
     observations = Observations(ledger.uid)
     ends = Endpoints([endpoint(c) for c in clients])
     logs = folder / "logs"
-    sync = Sync(ledger, observations, ends, clock, logs_folder=logs)
-    calls = Calls(ledger, observations, sync, ends, clock, logs_folder=logs)
+    lease = NodeLease(ledger, clock, folder, fencer_program=None)
+    sync = Sync(ledger, observations, ends, lease, clock, logs_folder=logs)
+    calls = Calls(ledger, observations, sync, ends, lease, clock, logs_folder=logs)
     try:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(sync.run())
             await sync.looked.wait()
+            leasing = tasks.create_task(lease.run(sync))
             try:
                 yield Agent(ledger, observations, sync, calls, clock, logs)
             finally:
                 running.cancel()
+                leasing.cancel()
     finally:
+        lease.close()
         ledger.close()
         for client in clients:
             await client.close()
@@ -177,6 +186,7 @@ def start_of(id_: str, **changes: object) -> wire.Start:
         restart_limit=int(str(changes.get("limit", -1))),
         termination_grace_s=int(str(changes.get("grace_s", 1))),
         generation=1,
+        on_disconnect=str(changes.get("on_disconnect", "")),
     )
     return wire.Start(
         allocation_id=id_,

@@ -15,6 +15,7 @@ from agent import cni, handlers
 from agent.cni import NetworkError, choose_block, conflist, routes, write_network
 from agent.containerd_config import containerd_config, to_toml
 from agent.handlers import RuntimeHandler, find_handlers
+from agent.noting_wrapper import noting_script
 from agent.places import Places, socket_path
 from agent.prerequisites import Kernel
 from agent.runsc_wrapper import wrapper_script
@@ -165,7 +166,8 @@ def test_runsc_runs_under_its_own_shim_where_there_is_one(places: Places, monkey
     by_name = {handler.name: handler for handler in find_handlers(places, "ptrace").handlers}
     assert by_name["runsc"].runtime_type == "io.containerd.runsc.v1"
     assert by_name["runsc"].options["ConfigPath"] == str(places.runsc_config)
-    assert by_name["crun"].options["BinaryName"] == "/usr/bin/crun"
+    assert by_name["crun"].options["BinaryName"] == str(places.wrapper("crun"))
+    assert [by_name[name].is_wrapped(places) for name in ("runc", "crun", "runsc")] == [True, True, False]
 
 
 def test_runsc_without_a_shim_runs_under_runcs_by_the_wrapper(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,3 +320,41 @@ def test_kill_ends_what_was_created_and_never_started(wrapped: Wrapped) -> None:
         (wrapped.bundle / "init.pid").write_text(str(sandbox.pid))
         assert wrapped("kill", "--all", "c", "9").returncode == 0
         assert sandbox.wait(5) == -9
+
+
+@pytest.fixture
+def noting(wrapped: Wrapped) -> Wrapped:
+    """The wrapper before runc, which only notes starts."""
+    wrapped.wrapper.write_text(noting_script(program=str(wrapped.folder / "runc"), starts=wrapped.starts))
+    return wrapped
+
+
+def test_runc_is_called_as_the_shim_calls_it_and_only_starts_are_noted(noting: Wrapped) -> None:
+    for arguments in (
+        ["create", "--bundle", "a bundle", "--pid-file", "p", "c"],
+        ["exec", "--process", "start", "--detach", "c"],
+        ["kill", "--all", "c", "9"],
+        ["delete", "--force", "c"],
+    ):
+        assert noting(*arguments).returncode == 0
+        called = noting.called("runc")
+        assert called is not None
+        assert called[:2] == ["--root", str(noting.root)]
+        assert called[-len(arguments) :] == arguments
+    assert not list(noting.starts.iterdir())
+
+
+def test_a_start_by_runc_is_noted_before_it_begins_and_never_made_twice(noting: Wrapped) -> None:
+    noting.program("runc", f"ls '{noting.starts}' >&2; exit 7")
+    first = noting("start", "c")
+    assert (first.returncode, first.stderr) == (7, "c\n")
+    (noting.folder / "runc.called").unlink()
+    again = noting("start", "c")
+    assert (again.returncode, again.stderr) == (1, "its start had begun before, and it is not started twice\n")
+    assert noting.called("runc") is None
+
+
+def test_a_start_by_runc_that_can_not_be_noted_is_not_made(noting: Wrapped) -> None:
+    noting.starts.rmdir()
+    assert noting("start", "c").returncode != 0
+    assert noting.called("runc") is None

@@ -185,6 +185,28 @@ async def test_a_call_can_be_done_and_said_to_have_failed(
     assert len(await client.list_pod_sandboxes()) == 1
 
 
+async def test_a_call_can_be_done_at_once_and_be_answered_late(
+    runtime: FakeRuntime, client: CriClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "RUN_DEADLINE_S", 0.05)
+    runtime.faults.add(Fault("RunPodSandbox", done_anyway=True, answer_s=60, times=1))
+    with pytest.raises(DeadlineExceeded):
+        await client.run_pod_sandbox(sandbox(tmp_path), "runc")
+    assert len(await client.list_pod_sandboxes()) == 1
+    assert runtime.faults.met == 1
+
+
+async def test_a_call_can_be_said_to_be_done_when_nothing_was(
+    runtime: FakeRuntime, client: CriClient, tmp_path: Path
+) -> None:
+    id_ = await client.run_pod_sandbox(sandbox(tmp_path), "runc")
+    runtime.faults.add(Fault("RemovePodSandbox", unfounded=True, times=1))
+    await client.remove_pod_sandbox(id_)
+    assert len(await client.list_pod_sandboxes()) == 1
+    await client.remove_pod_sandbox(id_)
+    assert not await client.list_pod_sandboxes()
+
+
 async def test_a_call_fails_so_many_times_in_these_words(
     runtime: FakeRuntime, client: CriClient, tmp_path: Path
 ) -> None:

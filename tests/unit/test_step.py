@@ -72,7 +72,21 @@ ROWS = [
     Row("a new sandbox is asked for its handler", InspectSandbox("s1"), seen=has(sandbox(), inspected=False)),
     Row("a good sandbox gets a container", CreateContainer("s1", 0), seen=has(sandbox())),
     Row(
-        "a created container is cleared before it starts", Record(Cleared(0)), seen=has(sandbox(), container("created"))
+        "a created container is cleared before it starts",
+        Record(Cleared(0)),
+        seen=has(sandbox(), container("created")),
+        progress=replace(READY, created="c0"),
+    ),
+    Row(
+        "one whose creation got no answer is removed and made anew",
+        RemoveContainer("c0"),
+        seen=has(sandbox(), container("created")),
+        progress=failed(CreateContainer("s1", 0), Outcome.TIMED_OUT),
+    ),
+    Row(
+        "and so is one that an agent before us may have got no answer for",
+        RemoveContainer("c0"),
+        seen=has(sandbox(), container("created")),
     ),
     Row(
         "a cleared container is started", StartContainer("c0"), entry=CLEARED, seen=has(sandbox(), container("created"))

@@ -328,6 +328,15 @@ def died(message: str) -> Seen:
         pytest.param(CREATED, CUT_OFF, False, id="the runtime died, and starts are not noted"),
         pytest.param(died("failed to create x: context canceled"), READY, True, id="it was cut off at its creation"),
         pytest.param(
+            died("failed to create x: context deadline exceeded"),
+            READY,
+            True,
+            id="our deadline cut off its creation",
+        ),
+        pytest.param(
+            died("failed to start x: context deadline exceeded"), READY, False, id="our deadline cut off its start"
+        ),
+        pytest.param(
             died("failed to create x: failed to start shim: signal: killed"), READY, True, id="its shim was never there"
         ),
         pytest.param(died(NOT_STARTED), READY, False, id="it was cut off at its start"),

@@ -1,0 +1,423 @@
+"""The node's lease: until when it holds, what is on the disk of it, and what ends with it."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.action import CreateContainer, Record, RunSandbox, StartContainer, Wait
+from agent.entry import End, Ended, Entry, InPlace, Released, StopAsked
+from agent.files import put_file
+from agent.lease import FENCE_FILE, SECOND, Fence, Lease, decode, encode, granted, is_worth_writing
+from agent.ledger import Ledger, LedgerDamaged, _entry_record, _header, _line, open_ledger
+from agent.node_lease import NodeLease, Unleased
+from agent.progress import Progress
+from agent.seen import Seen
+from agent.step import step
+from kakuri.model import BY_HAND, OnDisconnect, RestartPolicy, State
+from support.agents import SkippingClock
+from support.steps import CLEARED, ENTRY, NEW, NOW, READY, container, exited, has, sandbox
+
+REPLACE = InPlace(on_disconnect=OnDisconnect.REPLACE, grace_s=60)
+BOUND = replace(ENTRY, in_place=REPLACE)
+IDS = frozenset({"s" * 64, "c" * 64})
+T = 1_000 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("heard", "lease_s", "bound_s", "deadline"),
+    [
+        (T - 4 * SECOND, 30, 10, T + 26 * SECOND),
+        (T + 1, 30, 10, T + 20 * SECOND),
+        (T - 11 * SECOND, 30, 10, T + 20 * SECOND),
+        (T - 4 * SECOND, 0, 10, T + 20 * SECOND),
+        (T - 4 * SECOND, 30, 0, T + 20 * SECOND),
+        (T - 4 * SECOND, math.nan, 10, T + 20 * SECOND),
+        (T - 4 * SECOND, 30, math.inf, T + 20 * SECOND),
+        (T - 4 * SECOND, 10, 10, T + 6 * SECOND),
+    ],
+    ids=[
+        "it is counted from when the node sent what was heard",
+        "what was not sent yet is not heard",
+        "what was delayed adds nothing",
+        "an older controller grants none",
+        "none is granted whose stops have no time",
+        "no number",
+        "no end",
+        "the newest word counts, also when it is a shorter one",
+    ],
+)
+def test_a_word_of_the_controller(heard: int, lease_s: float, bound_s: float, deadline: int) -> None:
+    before = Lease(T - 10 * SECOND, 30 * SECOND, 10 * SECOND)
+    after = granted(before, heard_ns=heard, lease_s=lease_s, stop_bound_s=bound_s, now_ns=T)
+    assert after.deadline_ns == deadline
+    assert after.is_held(deadline - 1)
+    assert not after.is_held(deadline)
+
+
+def test_what_was_never_granted_is_neither_held_nor_over() -> None:
+    assert not Lease().is_held(1)
+    assert not Lease().is_over(1)
+
+
+@pytest.mark.parametrize("bound_s", [1, 4, 10, 60])
+def test_a_grace_ends_before_the_fencer_kills_and_the_fencer_before_the_bound(bound_s: int) -> None:
+    lease = Lease(T, 30 * SECOND, bound_s * SECOND)
+    for late_s in range(bound_s + 2):
+        now = lease.deadline_ns + late_s * SECOND
+        grace_s = lease.grace_s(3600, now)
+        assert grace_s == 0 or now + grace_s * SECOND < lease.kill_at_ns
+    assert lease.deadline_ns < lease.kill_at_ns < lease.deadline_ns + bound_s * SECOND
+    assert lease.grace_s(1, lease.deadline_ns) <= 1
+
+
+def test_only_a_renewal_that_adds_something_is_written() -> None:
+    present = Lease(T, 30 * SECOND, 10 * SECOND)
+    assert not is_worth_writing(present, replace(present, heard_ns=T + 2 * SECOND))
+    assert is_worth_writing(present, replace(present, heard_ns=T + 3 * SECOND))
+    assert is_worth_writing(present, replace(present, stop_bound_ns=20 * SECOND))
+    assert is_worth_writing(Lease(), present)
+
+
+def test_the_fence_file_says_what_was_put_into_it() -> None:
+    fence = Fence("boot", Lease(T, 30 * SECOND, 10 * SECOND), {BOUND.id: IDS, "api.0.0000000b": frozenset()})
+    assert decode(encode(fence)) == fence
+    assert json.loads(encode(fence))["kill_at_ns"] == fence.lease.kill_at_ns
+    for bad in (b"", b"[]", b"{}", encode(fence).replace(b'"boot"', b"1")):
+        with pytest.raises(ValueError, match=r".*"):
+            decode(bad)
+
+
+def test_an_id_that_could_be_part_of_anything_is_none() -> None:
+    assert not Fence("boot", Lease(), {"web": frozenset({"", "a", "cpu"})}).ids
+
+
+@pytest.mark.parametrize(
+    ("entry", "seen"),
+    [
+        (BOUND, NEW),
+        (BOUND, has(sandbox())),
+        (replace(CLEARED, in_place=REPLACE), has(sandbox(), container(state="created"))),
+    ],
+    ids=["no sandbox", "no container", "a container that was created"],
+)
+def test_without_a_lease_nothing_starts(entry: Entry, seen: Seen) -> None:
+    ready = Progress(image_ready=True, ports_free=True)
+    assert isinstance(step(entry, seen, ready, NOW), RunSandbox | CreateContainer | StartContainer)
+    assert step(entry, seen, ready, NOW, may_start=False) == Wait()
+
+
+def test_what_ended_for_lack_of_the_lease_is_not_told_as_its_own_end() -> None:
+    once = replace(CLEARED, in_place=replace(REPLACE, restart_policy=RestartPolicy.NEVER))
+    for entry in (once, replace(CLEARED, in_place=REPLACE)):
+        seen = has(sandbox(), exited(137))
+        assert isinstance(step(entry, seen, READY, NOW), Record)
+        assert step(entry, seen, READY, NOW, lapsed=True) == Wait()
+        stopped = replace(entry, stop=StopAsked(0, "NodeLost", 0))
+        ended = step(stopped, seen, READY, NOW)
+        assert isinstance(ended, Record)
+        assert isinstance(ended.change, Ended)
+        assert (ended.change.end.state, ended.change.end.reason) == ("Failed", "NodeLost")
+
+
+def test_only_what_a_controller_started_to_be_replaced_is_bound() -> None:
+    assert BOUND.leased
+    assert not ENTRY.leased
+    assert not replace(BOUND, origin=BY_HAND).leased
+    assert not replace(BOUND, wish=None).leased
+
+
+# -- at work --
+
+
+class Node:
+    """A lease at work, with the workers and the fencer played."""
+
+    def __init__(self, folder: Path, clock: SkippingClock) -> None:
+        self.folder = folder
+        self.clock = clock
+        self.ledger: Ledger = open_ledger(folder / "ledger")
+        self.ids: dict[str, frozenset[str] | None] = {}
+        self.kicked: list[str] = []
+        self.fencer_says = ""
+        self.writes = 0
+        self.disk_full = False
+        self.lease = self.made()
+
+    def made(self, boot: str = "this boot") -> NodeLease:
+        return NodeLease(self.ledger, self.clock, self.folder, fencer_program=self, boot=boot, put=self._put)
+
+    def _put(self, path: Path, content: bytes) -> None:
+        if self.disk_full:
+            raise OSError(28, "No space left on device")
+        self.writes += 1
+        put_file(path, content)
+
+    def kick(self, id_: str) -> None:
+        self.kicked.append(id_)
+
+    def ids_of(self, id_: str) -> frozenset[str] | None:
+        return self.ids.get(id_, frozenset())
+
+    async def keep_up(self) -> str:
+        return self.fencer_says
+
+    def is_left(self) -> bool:
+        return False
+
+    def renew(self, ago_s: float = 0) -> None:
+        self.lease.renew(self.clock.boot_ns() - int(ago_s * SECOND), 30, 10)
+
+    @property
+    def fence(self) -> Fence | None:
+        file = self.folder / FENCE_FILE
+        return decode(file.read_bytes()) if file.exists() else None
+
+    def stop_of(self, entry: Entry = BOUND) -> StopAsked | None:
+        return self.ledger.entries[entry.id].stop
+
+    async def look(self) -> None:
+        """One round of the loop."""
+        await self.lease._go_on(self)
+
+
+@pytest.fixture
+async def node(tmp_path: Path, clock: SkippingClock) -> AsyncIterator[Node]:
+    made = Node(tmp_path, clock)
+    yield made
+    made.lease.close()
+    made.ledger.close()
+
+
+async def bound(node: Node, entry: Entry = BOUND) -> None:
+    """It is accepted as calls do it."""
+    await node.look()
+    node.lease._asked[entry.id] = frozenset()
+    await node.look()
+    await node.ledger.accept(entry)
+    await node.look()
+
+
+async def test_an_idle_node_writes_nothing(node: Node) -> None:
+    await node.ledger.accept(ENTRY)
+    for _ in range(5):
+        node.renew()
+        await node.look()
+        node.clock.skip(10)
+    assert node.writes == 0
+    assert node.fence is None
+    assert node.lease._next_ns() is None
+
+
+async def test_what_is_accepted_is_on_the_disk_before_it_is_in_the_ledger_and_starts_when_the_lease_is_there(
+    node: Node,
+) -> None:
+    await bound(node)
+    assert node.fence is not None
+    assert node.fence.bound == {BOUND.id: frozenset()}
+    assert "no controller has granted one yet" in node.lease.why_not(BOUND)
+    assert not node.lease.why_not(ENTRY)
+    node.renew()
+    await node.look()
+    assert not node.lease.why_not(BOUND)
+    assert BOUND.id in node.kicked
+    assert node.fence.lease.deadline_ns > node.clock.boot_ns()
+    node.clock.skip(31)
+    assert "which is over: no controller was heard of since 20" in node.lease.why_not(BOUND)
+
+
+async def test_a_chatty_controller_costs_no_write_for_each_answer(node: Node) -> None:
+    await bound(node)
+    node.renew()
+    await node.look()
+    before = node.writes
+    for _ in range(30):
+        node.clock.skip(1)
+        node.renew()
+        await node.look()
+    assert 9 <= node.writes - before <= 10
+    assert node.fence is not None
+    assert node.fence.lease.deadline_ns == node.lease._fence.lease.deadline_ns
+
+
+async def test_when_it_is_over_exactly_what_is_bound_is_stopped_in_time(node: Node) -> None:
+    keep = replace(ENTRY, id="keep.0.0000000b")
+    by_hand = replace(BOUND, id="hand.0.0000000c", origin=BY_HAND)
+    await bound(node)
+    for other in (keep, by_hand):
+        await node.ledger.accept(other)
+    node.renew()
+    await node.look()
+    node.clock.skip(29)
+    await node.look()
+    assert node.stop_of() is None
+    node.clock.skip(1)
+    await node.look()
+    asked = node.stop_of()
+    assert asked is not None
+    assert (asked.revision, asked.reason, asked.grace_s) == (0, "NodeLost", 5)
+    assert "no controller was heard of since 20" in asked.message
+    assert (node.stop_of(keep), node.stop_of(by_hand)) == (None, None)
+
+
+async def test_a_renewal_that_comes_after_the_end_saves_nothing(node: Node) -> None:
+    await bound(node)
+    node.renew()
+    await node.look()
+    node.clock.skip(31)  # nobody looked meanwhile: the process was held up
+    node.renew()
+    assert node.lease.why_not(BOUND)
+    await node.look()
+    asked = node.stop_of()
+    assert asked is not None
+    assert asked.reason == "NodeLost"
+    assert not node.lease.why_not(replace(BOUND, id="api.0.0000000b"))  # what comes now is under the new lease
+
+
+async def test_what_comes_after_the_end_waits_for_the_next_lease(node: Node) -> None:
+    await bound(node)
+    node.renew()
+    await node.look()
+    node.clock.skip(31)
+    await node.look()
+    late = replace(BOUND, id="late.0.0000000d")
+    await bound(node, late)
+    await node.look()
+    assert node.stop_of(late) is None
+    assert node.lease.why_not(late)
+    node.renew()
+    await node.look()
+    assert not node.lease.why_not(late)
+    assert late.id in node.kicked
+
+
+async def test_a_stop_with_a_long_grace_is_cut_short_by_the_end_of_the_lease(node: Node) -> None:
+    await bound(node)
+    await node.ledger.record(BOUND.id, StopAsked(2, "Deleted", 3600))
+    node.renew()
+    await node.look()
+    node.clock.skip(30)
+    await node.look()
+    asked = node.stop_of()
+    assert asked is not None
+    assert (asked.reason, asked.grace_s) == ("Deleted", 5)
+
+
+async def test_a_restart_of_the_agent_neither_loses_nor_prolongs_it(node: Node) -> None:
+    await bound(node)
+    node.renew()
+    await node.look()
+    deadline = node.lease._fence.lease.deadline_ns
+    node.clock.skip(20)
+    node.lease.close()
+    node.lease = node.made()
+    await node.look()
+    assert node.lease._fence.lease.deadline_ns == deadline
+    assert node.stop_of() is None
+    assert not node.lease.why_not(BOUND)
+    node.clock.skip(11)
+    await node.look()
+    assert node.stop_of() is not None
+
+
+@pytest.mark.parametrize("how", ["another boot", "no file", "an unreadable file"])
+async def test_what_was_bound_to_a_lease_that_nobody_knows_any_more_has_ended(node: Node, how: str) -> None:
+    await bound(node)
+    node.renew()
+    await node.look()
+    node.lease.close()
+    if how == "no file":
+        (node.folder / FENCE_FILE).unlink()
+    if how == "an unreadable file":
+        (node.folder / FENCE_FILE).write_text("{")
+    node.lease = node.made("that boot" if how == "another boot" else "this boot")
+    await node.look()
+    asked = node.stop_of()
+    assert asked is not None
+    assert "no record of it" in asked.message
+
+
+async def test_on_a_full_disk_no_renewal_counts_and_nothing_starts(node: Node) -> None:
+    await bound(node)
+    node.renew()
+    await node.look()
+    deadline = node.lease._fence.lease.deadline_ns
+    node.disk_full = True
+    node.clock.skip(20)
+    node.renew()
+    await node.look()
+    assert node.lease._fence.lease.deadline_ns == deadline
+    assert "No space left" in node.lease.why_not(BOUND)
+    node.disk_full = False
+    await node.look()
+    assert node.lease._fence.lease.deadline_ns > deadline
+    assert not node.lease.why_not(BOUND)
+
+
+async def test_nothing_starts_without_a_fencer(node: Node) -> None:
+    node.fencer_says = "the fencer ended at once"
+    await bound(node)
+    node.renew()
+    await node.look()
+    assert node.lease.why_not(BOUND) == "the fencer ended at once"
+    node.fencer_says = ""
+    await node.look()
+    assert not node.lease.why_not(BOUND)
+
+
+async def test_a_container_is_listed_before_it_starts_or_does_not_start(node: Node) -> None:
+    await bound(node)
+    node.renew()
+    running = asyncio.ensure_future(node.lease.run(node))
+    try:
+        node.ids[BOUND.id] = None  # its worker is looking
+        await asyncio.wait_for(node.lease.bind(BOUND.id, IDS), 5)
+        assert node.fence is not None
+        assert node.fence.ids == IDS
+        node.disk_full = True
+        with pytest.raises(Unleased, match="No space left"):
+            await asyncio.wait_for(node.lease.bind(BOUND.id, IDS | {"d" * 64}), 5)
+    finally:
+        running.cancel()
+
+
+async def test_when_nothing_is_bound_any_more_there_is_no_file(node: Node) -> None:
+    await bound(node)
+    node.ids[BOUND.id] = IDS
+    await node.look()
+    await node.ledger.record(BOUND.id, Ended(End(State.FAILED, "NodeLost", "", None, NOW)))
+    await node.look()
+    assert node.fence is not None
+    assert node.fence.ids == IDS
+    await node.ledger.record(BOUND.id, Released())
+    await node.look()
+    assert node.fence is None
+    assert node.lease._next_ns() is None
+
+
+async def test_an_agent_that_knows_of_no_lease_refuses_a_ledger_with_what_is_bound_to_one(node: Node) -> None:
+    await node.ledger.accept(ENTRY)
+    text = (node.folder / "ledger").read_text()
+    assert '"leased"' not in text
+    await node.ledger.accept(replace(BOUND, id="api.0.0000000b"))
+    text = (node.folder / "ledger").read_text()
+    assert '{"leased":' in text  # an unknown record, to a version that reads only "entry"
+    again = open_ledger(node.folder / "ledger")
+    assert again.entries["api.0.0000000b"].leased
+    again.close()
+
+
+def test_a_ledger_from_before_leases_is_read_as_keep(tmp_path: Path) -> None:
+    record = _entry_record(ENTRY)
+    del record["entry"]["in_place"]["on_disconnect"]
+    (tmp_path / "ledger").write_bytes(_header("u") + _line([record]))
+    ledger = open_ledger(tmp_path / "ledger")
+    assert ledger.entries[ENTRY.id] == ENTRY
+    ledger.close()
+    (tmp_path / "ledger").write_bytes(_header("u") + _line([{"newer": {}}]))
+    with pytest.raises(LedgerDamaged, match="unknown record"):
+        open_ledger(tmp_path / "ledger")
