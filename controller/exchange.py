@@ -49,9 +49,8 @@ class Report:
     full: bool
     allocations: tuple[ObservedAllocation, ...] = ()
     gone: tuple[str, ...] = ()
-    asked_at: datetime | None = None
-    """When the Observe was sent, by the clock that record_sent's now comes from. An allocation accepted after it may
-    be missing in a full answer without being lost; without it, each accepted one that is missing counts as lost."""
+    spared: frozenset[str] = frozenset()
+    """Allocations that the node may have accepted after it made this answer: one that is missing is not lost."""
     sent_at_ns: int = 0
     """When the agent sent it, by a clock of its node: given back in the next Observe, it renews the node's lease."""
 
@@ -76,6 +75,14 @@ class Sent:
     result: Literal["accepted", "refused", "busy"]
     reason: str = ""
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The agent's answer to a release. left: what of the cluster that holds it has not ended there; ask again."""
+
+    released: bool
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

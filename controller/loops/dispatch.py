@@ -7,9 +7,10 @@ again.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from controller.exchange import Sent
+from controller.exchange import Errand, Sent
 from controller.loops.ports import Clock, ErrandStore, Nodes
 from controller.loops.reap import Orphans
+from controller.loops.told import Told
 from controller.store.contract import AgentAddress
 from kakuri.log import OncePer, get_logger
 from kakuri.model import EventDraft, EventType, workload_of
@@ -27,11 +28,12 @@ class Dispatched:
 
 
 class DispatchPass:
-    def __init__(self, nodes: Nodes, store: ErrandStore, clock: Clock, node: AgentAddress) -> None:
+    def __init__(self, nodes: Nodes, store: ErrandStore, clock: Clock, node: AgentAddress, told: Told) -> None:
         self._nodes = nodes
         self._store = store
         self._clock = clock
         self._node = node
+        self._told = told
         self._log = get_logger("dispatch").bind(node=node.node)
         self._say: Callable[[str], bool] = OncePer(60, clock.monotonic)
 
@@ -41,6 +43,10 @@ class DispatchPass:
         buried = [t.id for t in await self._store.tombstones(self._node.node)][:MAX_ERRANDS]
         if not errands and not orphans and not buried:
             return Dispatched()
+        with self._told.telling([e.allocation.id for e in errands]):
+            return await self._tell(errands, orphans, buried, epoch)
+
+    async def _tell(self, errands: Sequence[Errand], orphans: Orphans, buried: Sequence[str], epoch: int) -> Dispatched:
         sent = await self._nodes.apply(
             self._node.address,
             epoch=epoch,

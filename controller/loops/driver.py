@@ -19,6 +19,7 @@ from controller.loops.observe import ObservePass
 from controller.loops.ports import Clock, LoopStore, Nodes
 from controller.loops.reap import Orphans
 from controller.loops.reconcile import MAX_WORKLOADS, ReconcilePass
+from controller.loops.told import Told
 from controller.nodes import NodeError
 from controller.store.contract import AgentAddress, AllocationFilter, Fenced, StoreError
 from kakuri.log import OncePer, get_logger
@@ -181,10 +182,11 @@ class Driver:
                 del self._nodes[name]
         for name, address in present.items():
             if name not in self._nodes:
+                told = Told()
                 state = self._nodes[name] = _NodeState(
                     address,
-                    ObservePass(self._agents, self._store, self._clock, address, self._bounds),
-                    DispatchPass(self._agents, self._store, self._clock, address),
+                    ObservePass(self._agents, self._store, self._clock, address, self._bounds, told),
+                    DispatchPass(self._agents, self._store, self._clock, address, told),
                 )
                 state.tasks = [
                     group.create_task(self._forever("observe", partial(self._observe_next, state, epoch))),

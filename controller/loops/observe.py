@@ -11,6 +11,7 @@ from controller.exchange import LeaseTerms, Report
 from controller.loops.bounds import NodeBounds
 from controller.loops.ports import Clock, Nodes, ReportStore
 from controller.loops.reap import Orphans, orphans
+from controller.loops.told import Told
 from controller.nodes import NodeError, NodeRefused
 from controller.store.contract import AgentAddress, Recorded
 from kakuri.log import OncePer, get_logger
@@ -32,12 +33,15 @@ class Observed:
 
 
 class ObservePass:
-    def __init__(self, nodes: Nodes, store: ReportStore, clock: Clock, node: AgentAddress, bounds: NodeBounds) -> None:
+    def __init__(
+        self, nodes: Nodes, store: ReportStore, clock: Clock, node: AgentAddress, bounds: NodeBounds, told: Told
+    ) -> None:
         self._nodes = nodes
         self._store = store
         self._clock = clock
         self._node = node
         self._bounds = bounds
+        self._told = told
         self._instance = ""
         self._since = 0
         self._sent_at_ns = 0
@@ -56,7 +60,7 @@ class ObservePass:
 
     async def __call__(self, *, epoch: int) -> Observed:
         """What changed at the node, recorded. Raises Fenced, Unavailable."""
-        asked_at = self._clock.now()
+        self._told.ask()
         if self._heard is None:
             self._heard = self._clock.monotonic()
         known = self._ready is True
@@ -85,7 +89,7 @@ class ObservePass:
         recorded = Recorded()
         if report.full or report.allocations or report.gone:
             recorded = await self._store.record_report(
-                replace(report, asked_at=asked_at), epoch=epoch, now=self._clock.now()
+                replace(report, spared=self._told.spared()), epoch=epoch, now=self._clock.now()
             )
             if recorded.dirty or recorded.orphans:
                 self._log.info("observed", **_told(report, recorded))

@@ -123,7 +123,7 @@ class StoreScript:
         node: str = "n1",
         full: bool = False,
         gone: Sequence[str] = (),
-        asked_at: datetime | None = None,
+        spared: Sequence[str] = (),
         ledger_uid: str | None = None,
     ) -> Recorded:
         report = Report(
@@ -134,7 +134,7 @@ class StoreScript:
             full=full,
             allocations=allocations,
             gone=tuple(gone),
-            asked_at=asked_at,
+            spared=frozenset(spared),
         )
         return await self.store.record_report(report, epoch=self.epoch, now=self.now)
 

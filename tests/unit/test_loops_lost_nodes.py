@@ -9,6 +9,7 @@ from controller.exchange import LeaseTerms, Report, Sent
 from controller.loops.bounds import NodeBounds
 from controller.loops.observe import ObservePass
 from controller.loops.reconcile import ReconcilePass
+from controller.loops.told import Told
 from controller.nodes import NodeRefused, NodeUnreachable
 from controller.store import open_store
 from controller.store.contract import AgentAddress, AllocationFilter, Store
@@ -74,7 +75,9 @@ async def scene() -> Scene:
     agents = NotingAgents(cluster_id=store.cluster_id)
     epoch = (await store.acquire_lease("me", ttl_s=1000)).epoch
     node, _ = await store.register_node("n1", a_registration(ledger_uid="ledger-1"), now=NOW)
-    observe = ObservePass(agents, store, clock, AgentAddress("n1", node.status.address, False, "ledger-1"), BOUNDS)
+    observe = ObservePass(
+        agents, store, clock, AgentAddress("n1", node.status.address, False, "ledger-1"), BOUNDS, Told()
+    )
     await observe(epoch=epoch)
     script = StoreScript(store)
     scene = Scene(store, script, agents, clock, observe, epoch)
@@ -113,7 +116,7 @@ async def test_a_new_leader_waits_in_full_from_its_own_first_attempt(scene: Scen
     scene.agents.away = True
     await scene.clock.pass_(1000)
     address = AgentAddress("n1", "x:1", True, "ledger-1")
-    newcomer = ObservePass(scene.agents, scene.store, scene.clock, address, BOUNDS)
+    newcomer = ObservePass(scene.agents, scene.store, scene.clock, address, BOUNDS, Told())
 
     await newcomer(epoch=scene.epoch)
     await scene.clock.pass_(BOUNDS.certain_after_s - 1)

@@ -15,6 +15,7 @@ from controller.loops.lease import Leadership
 from controller.loops.observe import ObservePass
 from controller.loops.reap import Orphans
 from controller.loops.reconcile import ReconcilePass
+from controller.loops.told import Told
 from controller.nodes import NodeRefused
 from controller.store import open_store
 from controller.store.contract import AgentAddress, EventFilter, Fenced, Put
@@ -50,7 +51,9 @@ async def test_a_node_is_silent_only_after_its_time() -> None:
     agents = ObjectAgents(cluster_id=store.cluster_id, away=True)
     node, _ = await store.register_node("n1", a_registration(ledger_uid="ledger-1"), now=NOW)
     await store.set_node_ready("n1", epoch=0, ready=True, reason="Ready", message="", now=NOW)
-    observe = ObservePass(agents, store, clock, AgentAddress("n1", node.status.address, True, "ledger-1"), NodeBounds())
+    observe = ObservePass(
+        agents, store, clock, AgentAddress("n1", node.status.address, True, "ledger-1"), NodeBounds(), Told()
+    )
 
     assert not (await observe(epoch=0)).turned
     assert (await store.get_node("n1")).status.ready
@@ -71,7 +74,12 @@ async def test_what_an_agent_said_is_one_line_of_the_log_when_it_was_news() -> N
     agents.has = {ghost.id: ghost}
     with capture_logs() as lines:
         observe = ObservePass(
-            agents, store, ScriptedClock(), AgentAddress("n1", node.status.address, True, "ledger-1"), NodeBounds()
+            agents,
+            store,
+            ScriptedClock(),
+            AgentAddress("n1", node.status.address, True, "ledger-1"),
+            NodeBounds(),
+            Told(),
         )
         await observe(epoch=0)
         agents.has = {}
@@ -93,7 +101,7 @@ async def test_a_node_that_refuses_this_controller_says_so_at_once() -> None:
 
     agents = AnothersAgent(cluster_id=store.cluster_id)
     observe = ObservePass(
-        agents, store, ScriptedClock(), AgentAddress("n1", node.status.address, False, "ledger-1"), NodeBounds()
+        agents, store, ScriptedClock(), AgentAddress("n1", node.status.address, False, "ledger-1"), NodeBounds(), Told()
     )
     await observe(epoch=0)
 
@@ -109,10 +117,12 @@ async def test_a_leader_that_wakes_up_late_calls_no_node_silent_that_the_next_on
     node, _ = await store.register_node("n1", a_registration(ledger_uid="ledger-1"), now=NOW)
     there = AgentAddress("n1", node.status.address, True, "ledger-1")
     first = await store.acquire_lease("first", ttl_s=0)
-    late = ObservePass(ObjectAgents(cluster_id=store.cluster_id, away=True), store, clock, there, NodeBounds())
+    late = ObservePass(ObjectAgents(cluster_id=store.cluster_id, away=True), store, clock, there, NodeBounds(), Told())
     await late(epoch=first.epoch)
     second = await store.acquire_lease("second", ttl_s=15)
-    await ObservePass(ObjectAgents(cluster_id=store.cluster_id), store, clock, there, NodeBounds())(epoch=second.epoch)
+    await ObservePass(ObjectAgents(cluster_id=store.cluster_id), store, clock, there, NodeBounds(), Told())(
+        epoch=second.epoch
+    )
     await clock.pass_(NodeBounds().silent_after_s)
 
     with pytest.raises(Fenced):
@@ -125,7 +135,7 @@ async def test_a_leader_that_wakes_up_late_calls_no_node_silent_that_the_next_on
 async def test_nothing_is_sent_when_nothing_is_due() -> None:
     store = await open_store("memory://")
     agents = ObjectAgents(away=True)  # a call would raise
-    dispatch = DispatchPass(agents, store, ScriptedClock(), AgentAddress("n1", "127.0.0.1:1", True, "l"))
+    dispatch = DispatchPass(agents, store, ScriptedClock(), AgentAddress("n1", "127.0.0.1:1", True, "l"), Told())
 
     assert (await dispatch(Orphans(), epoch=1)).dirty == frozenset()
     await store.close()
@@ -162,7 +172,7 @@ async def test_what_an_agent_puts_off_is_said_once_a_while_and_told_again() -> N
     await store.set_node_ready("n1", ready=True, reason="Ready", message="", epoch=lease.epoch, now=NOW)
     await store.apply([Put(a_manifest("web"))], now=NOW)
     await ReconcilePass(store, clock, lambda: "seed")(["web"], epoch=lease.epoch)
-    dispatch = DispatchPass(agents, store, clock, AgentAddress("n1", node.status.address, True, "ledger-1"))
+    dispatch = DispatchPass(agents, store, clock, AgentAddress("n1", node.status.address, True, "ledger-1"), Told())
 
     with capture_logs() as logs:
         assert (await dispatch(Orphans(), epoch=lease.epoch)).busy
