@@ -46,6 +46,10 @@ class ControllerSettings(BaseSettings):
     node_lost_after_s: float = Field(
         0, ge=0, description="when a silent node counts as lost; at least the sum of lease, bound and slack"
     )
+    # Fewer than one large apply and what follows from it write, and a watcher that blinked must list again.
+    keep_changes: int = Field(50_000, ge=10_000, description="how many changes are kept for watches that come back")
+    # Fewer, and one bad workload on many nodes pushes out what all others have to say.
+    keep_events: int = Field(10_000, ge=1000, description="how many events are kept, the least recently seen go first")
     log_level: str = Field("info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
 
     @property

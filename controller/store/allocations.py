@@ -45,6 +45,10 @@ def on_node(connection: sa.Connection, node: str) -> list[Allocation]:
     return _all(connection, _a.node == node)
 
 
+def unseen_on(connection: sa.Connection, on: Collection[str]) -> list[Allocation]:
+    return _all(connection, sa.and_(_a.node.in_(sorted(on)), _NOT_RELEASED, _a.observed_at.is_(None)))
+
+
 def _all(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Allocation]:
     return [_from_row(row) for row in connection.execute(sa.select(*_COLUMNS).where(condition).order_by(_a.id))]
 
@@ -70,6 +74,13 @@ def errands(connection: sa.Connection, node: str, limit: int) -> list[Errand]:
         .limit(limit)
     )
     return [Errand(_from_row(row), row.class_handler or "") for row in connection.execute(query)]
+
+
+def owes_stops(connection: sa.Connection, node: str) -> bool:
+    # Of one that is to be removed, the revision before says that it is to stop.
+    stopped = _a.revision - sa.case((_a.desired == Desired.REMOVE.value, 1), else_=0)
+    query = sa.select(_a.id).where(_a.node == node, _UNSENT, _a.released, _a.accepted_revision < stopped).limit(1)
+    return connection.scalar(query) is not None
 
 
 def has_errands(connection: sa.Connection, node: str, besides: Collection[str]) -> bool:

@@ -5,7 +5,7 @@ One rule: what a method means stands in rules/ and here, once; the stores only s
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
@@ -21,6 +21,7 @@ from controller.store.contract import (
     Change,
     EventFilter,
     Expired,
+    Hold,
     NotFound,
     Outcome,
     Page,
@@ -28,16 +29,19 @@ from controller.store.contract import (
     Write,
 )
 from controller.store.events import token
-from controller.store.records import shown_allocation
-from controller.store.rules import agents, apply, plans
+from controller.store.own import OwnVersions
+from controller.store.records import NodeRecord, Usage, shown_allocation
+from controller.store.rules import agents, apply, nodes, plans, restore
 from controller.store.tables import Paging, Tables, Versions
 from kakuri.model import (
     Allocation,
+    Drain,
     Event,
     EventDraft,
     Node,
     NodeRegistration,
     RuntimeClass,
+    Tombstone,
     Workload,
 )
 from kakuri.selector import Selector
@@ -49,17 +53,19 @@ class TransactionStore(ABC):
     """All of the contract but the leases, over two ways to run a transaction."""
 
     cluster_id: str
+    shared: bool
 
     def __init__(self, new_uid: Callable[[], str] | None = None) -> None:
         self._new_uid = new_uid or (lambda: str(uuid.uuid4()))
         self._kicks: list[Callable[[], None]] = []
+        self._own = OwnVersions()
 
     @abstractmethod
     async def _read(self, transaction: Callable[[Tables], T]) -> T: ...
 
     @abstractmethod
     async def _write(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> tuple[T, Versions]:
-        """Writes the batch too, and calls _committed when it wrote changes."""
+        """Writes the batch too, and calls _committed once it is committed."""
 
     async def _done(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> T:
         return (await self._write(transaction))[0]
@@ -67,7 +73,12 @@ class TransactionStore(ABC):
     def on_commit(self, kick: Callable[[], None]) -> None:
         self._kicks.append(kick)
 
-    def _committed(self) -> None:
+    def _committed(self, versions: Versions) -> None:
+        if versions:
+            self._own.add(min(versions.values()), max(versions.values()))
+            self._kick()
+
+    def _kick(self) -> None:
         for kick in self._kicks:
             kick()
 
@@ -101,7 +112,7 @@ class TransactionStore(ABC):
     ) -> Page[Allocation]:
         def run(tables: Tables) -> Page[Allocation]:
             rows = tables.list_allocations(where, Paging(limit, after, ids))
-            return _page([shown_allocation(a, node_ready=ready) for a, ready in rows], limit, tables)
+            return _page([shown_allocation(a, silence=silence) for a, silence in rows], limit, tables)
 
         return await self._read(run)
 
@@ -113,7 +124,7 @@ class TransactionStore(ABC):
     ) -> Page[Node]:
         def run(tables: Tables) -> Page[Node]:
             rows = tables.list_nodes(selector, Paging(limit, after, ids))
-            return _page([n.shown(usage) for n, usage in rows], limit, tables)
+            return _page(_shown_nodes(tables, rows), limit, tables)
 
         return await self._read(run)
 
@@ -142,17 +153,28 @@ class TransactionStore(ABC):
         return await self._read(lambda tables: tables.resource_version())
 
     async def changes_since(self, resource_version: int, *, limit: int = 1000) -> list[Change]:
-        def run(tables: Tables) -> list[Change]:
-            held_after, newest = tables.changes_held_after(), tables.resource_version()
-            if resource_version < held_after:
-                raise Expired(
-                    f"changes up to {held_after} are no longer held, and {resource_version} is before; list again"
-                )
-            if resource_version > newest:
-                raise Expired(f"{resource_version} was never reached: the newest change is {newest}; list again")
-            return tables.changes_since(resource_version, limit=limit) if resource_version < newest else []
+        return await self._read(lambda tables: _changes(tables, resource_version, limit))
+
+    async def changes_by_others(self, resource_version: int, *, limit: int = 1000) -> tuple[list[Change], int]:
+        def run(tables: Tables) -> tuple[list[Change], int]:
+            after = resource_version
+            while (end := self._own.end_of(after + 1)) is not None:
+                after = end
+            if resource_version < after and after >= tables.resource_version():
+                return [], after
+            changes = _changes(tables, after, limit)
+            newest = changes[-1].resource_version if changes else after
+            return [c for c in changes if self._own.end_of(c.resource_version) is None], newest
 
         return await self._read(run)
+
+    # -- what people do to nodes -------------------------------------------------------------------------------------
+    async def drain_node(self, id_: str, drain: Drain | None, *, now: datetime) -> tuple[Node, frozenset[str]]:
+        (node, owners), versions = await self._write(lambda tables: nodes.drain(tables, id_, drain, now=now))
+        return node.with_(resource_version=versions.get(("Node", id_), node.resource_version)), owners
+
+    async def forget_node(self, id_: str, *, released: bool = False, now: datetime) -> frozenset[str]:
+        return await self._done(lambda tables: nodes.forget(tables, id_, released=released, now=now))
 
     # -- what agents say ---------------------------------------------------------------------------------------------
     async def register_node(self, id_: str, registration: NodeRegistration, *, now: datetime) -> tuple[Node, bool]:
@@ -169,6 +191,12 @@ class TransactionStore(ABC):
                 tables, id_, epoch=epoch, ready=ready, reason=reason, message=message, now=now
             )
         )
+
+    async def set_node_lost(self, id_: str, *, epoch: int, message: str, now: datetime) -> frozenset[str]:
+        return await self._done(lambda tables: agents.set_node_lost(tables, id_, epoch=epoch, message=message, now=now))
+
+    async def owes_stops(self, node: str) -> bool:
+        return await self._read(lambda tables: tables.owes_stops(node))
 
     async def record_report(self, report: Report, *, epoch: int, now: datetime) -> Recorded:
         return await self._done(lambda tables: agents.record_report(tables, report, epoch=epoch, now=now))
@@ -189,7 +217,7 @@ class TransactionStore(ABC):
     async def agent_addresses(self) -> list[AgentAddress]:
         def run(tables: Tables) -> list[AgentAddress]:
             return [
-                AgentAddress(n.id, n.registration.address, n.ready, n.ledger_uid)
+                AgentAddress(n.id, n.registration.address, n.ready, n.ledger_uid, n.uid)
                 for n in tables.nodes().values()
                 if n.registration is not None
             ]
@@ -204,6 +232,40 @@ class TransactionStore(ABC):
     ) -> frozenset[str]:
         return await self._done(lambda tables: agents.record_sent(tables, node, ledger_uid, sent, epoch=epoch, now=now))
 
+    async def tombstones(self, node: str) -> list[Tombstone]:
+        def run(tables: Tables) -> list[Tombstone]:
+            # Nothing is ended for the sake of a restored database before a person has confirmed it.
+            return tables.tombstones_on([node]) if tables.restored() is None else []
+
+        return await self._read(run)
+
+    async def record_buried(self, node: str, ids: Collection[str], *, epoch: int, now: datetime) -> frozenset[str]:
+        return await self._done(lambda tables: nodes.record_buried(tables, node, ids, epoch=epoch, now=now))
+
+    async def draining_nodes(self) -> list[Node]:
+        def run(tables: Tables) -> list[Node]:
+            found = {id_: n for id_, n in tables.nodes().items() if n.drain is not None}
+            usage = tables.usage(found) if found else {}
+            return [n.shown(usage.get(n.id, Usage())) for n in found.values()]
+
+        return await self._read(run)
+
+    async def record_drained(self, id_: str, seen: Drain, *, epoch: int, now: datetime) -> None:
+        await self._done(lambda tables: nodes.record_drained(tables, id_, seen, epoch=epoch, now=now))
+
+    async def lease_epoch(self) -> int:
+        return await self._read(lambda tables: tables.lease_epoch())
+
+    # -- a restored database -----------------------------------------------------------------------------------------
+    async def adopt_restored(self, *, epoch: int, resource_version: int, now: datetime) -> None:
+        await self._done(lambda tables: restore.adopt(tables, epoch=epoch, resource_version=resource_version, now=now))
+
+    async def hold(self) -> Hold | None:
+        return await self._read(restore.hold)
+
+    async def confirm_restore(self, *, without: Collection[str] = (), now: datetime) -> None:
+        await self._done(lambda tables: restore.confirm(tables, without=without, now=now))
+
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None:
         def run(_: Tables) -> tuple[None, Batch]:
             batch = Batch(now)
@@ -217,11 +279,27 @@ class TransactionStore(ABC):
 H = TypeVar("H", Workload, Allocation, Node, RuntimeClass)
 
 
+def _changes(tables: Tables, resource_version: int, limit: int) -> list[Change]:
+    held_after, newest = tables.changes_held_after(), tables.resource_version()
+    if resource_version < held_after:
+        raise Expired(f"changes up to {held_after} are no longer held, and {resource_version} is before; list again")
+    if resource_version > newest:
+        raise Expired(f"{resource_version} was never reached: the newest change is {newest}; list again")
+    return tables.changes_since(resource_version, limit=limit) if resource_version < newest else []
+
+
 def _stamped(outcome: Outcome, versions: Versions) -> Outcome:
     version = versions.get((outcome.kind, outcome.id))
     if outcome.object is None or version is None:
         return outcome
     return replace(outcome, object=outcome.object.with_(resource_version=version))
+
+
+def _shown_nodes(tables: Tables, rows: Sequence[tuple[NodeRecord, Usage]]) -> list[Node]:
+    buried: dict[str, list[Tombstone]] = {}
+    for tombstone in tables.tombstones_on([n.id for n, _ in rows]) if rows else []:
+        buried.setdefault(tombstone.node, []).append(tombstone)
+    return [n.shown(usage, buried.get(n.id, ())) for n, usage in rows]
 
 
 def _page(items: list[H], limit: int, tables: Tables) -> Page[H]:

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from controller.store.contract import Kind
 from controller.store.records import NodeRecord, WorkloadRecord
-from kakuri.model import Allocation, EventDraft, RuntimeClass
+from kakuri.model import Allocation, EventDraft, RuntimeClass, Tombstone
 
 
 class _HasId(Protocol):
@@ -55,6 +55,19 @@ class Rows(Generic[R]):
         return sorted({*self.inserted, *self.updated, *self.touched} - self.deleted)
 
 
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The database becomes a restored one, at this epoch and resource_version; nothing else is in such a batch."""
+
+    epoch: int
+    resource_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """A restored database is held no more, and another epoch begins."""
+
+
 @dataclass
 class Batch:
     now: datetime
@@ -62,9 +75,22 @@ class Batch:
     allocations: Rows[Allocation] = field(default_factory=Rows)
     nodes: Rows[NodeRecord] = field(default_factory=Rows)
     runtime_classes: Rows[RuntimeClass] = field(default_factory=Rows)
+    tombstones: Rows[Tombstone] = field(default_factory=Rows)
+    """Shown with their nodes alone: whoever writes one touches its node."""
+    restore: Adopt | Confirm | None = None
+    forgotten: dict[str, str] = field(default_factory=dict)
+    """Nodes that are gone for people and planners, and how they went; their rows stay for the allocations that refer
+    to them."""
     events: dict[str, tuple[EventDraft, int]] = field(default_factory=dict)
     """By event id: the draft, and how often it was said."""
     _owners: set[str] = field(default_factory=set)
+
+    def insert_node(self, record: NodeRecord, *, forgotten: bool) -> None:
+        """forgotten: a row of it is there, which nobody sees."""
+        if forgotten:
+            self.nodes.update(record)
+        else:
+            self.nodes.insert(record)
 
     def insert_allocation(self, allocation: Allocation) -> None:
         self.allocations.insert(allocation)
@@ -101,7 +127,8 @@ class Batch:
         )
         for kind, rows in kinds:
             found += [(kind, id_, False) for id_ in rows.present()]
-            found += [(kind, id_, True) for id_ in sorted(rows.deleted)]
+            gone = rows.deleted | self.forgotten.keys() if kind == "Node" else rows.deleted
+            found += [(kind, id_, True) for id_ in sorted(gone)]
         found += [("Event", id_, False) for id_ in sorted(self.events)]
         return found
 

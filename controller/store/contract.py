@@ -11,6 +11,7 @@ Errors, each with a reason (CamelCase, for programs) and whether it is temporary
     ├── Terminating           409  the id is still being deleted
     ├── Stale                 409  If-Match does not match
     ├── InUse                 409  a runtime class that workloads ask for
+    ├── Held                  409  a restored database can't be confirmed yet: nodes are unread
     ├── Invalid               422  refers to what isn't there (an unknown runtime class), or breaks its minimum
     ├── Expired               410  a resource_version that is no longer held, or was never reached
     ├── Fenced                     another controller leads: the epoch is not ours any more
@@ -76,6 +77,10 @@ class Stale(StoreError):  # noqa: N818
 
 class InUse(StoreError):  # noqa: N818
     reason = "InUse"
+
+
+class Held(StoreError):  # noqa: N818
+    reason = "Held"
 
 
 class Invalid(StoreError):  # noqa: N818
@@ -179,6 +184,29 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """An allocation that SQL has and its node has not (any more)."""
+
+    id: str
+    workload: str
+    slot: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A database that was restored, until a person confirms it: what is known of the difference to the nodes."""
+
+    restored_at: datetime
+    unread: tuple[str, ...]
+    """Nodes whose whole inventory was not read since."""
+    unknown: tuple[Tombstone, ...]
+    """What nodes have and the database has not: once confirmed, it is stopped."""
+    missing: tuple[Missing, ...]
+    """What the database has and nodes have not: once confirmed, it is lost, and replaced where it should run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The leadership of this cluster, as the database's clock sees it."""
 
@@ -196,6 +224,8 @@ class AgentAddress:
     address: str
     ready: bool
     ledger_uid: str
+    uid: str = ""
+    """The node's: one that was forgotten and is back is another node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +320,9 @@ class Store(Protocol):
         """The node's lease is certainly over: what is bound to it is Failed/NodeLost and released; the rest is kept
         for the node. Returns the workloads to plan again. Fenced when the lease's epoch is another."""
 
+    async def owes_stops(self, node: str) -> bool:
+        """Whether the node has not accepted the stop of something that was given up while it was away."""
+
     async def record_report(self, report: Report, *, epoch: int, now: datetime) -> Recorded:
         """Fenced when the lease's epoch is another."""
 
@@ -318,18 +351,30 @@ class Store(Protocol):
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None: ...
 
     async def tombstones(self, node: str) -> list[Tombstone]:
-        """What the node is to end and forget though SQL has no row of it."""
+        """What the node is to end and forget though SQL has no row of it; none while a restored database is held."""
 
     async def record_buried(self, node: str, ids: Collection[str], *, epoch: int, now: datetime) -> frozenset[str]:
         """The node has nothing of these any more, so their tombstones go. Returns the workloads that they held up.
         Fenced when the lease's epoch is another."""
 
     async def draining_nodes(self) -> list[Node]: ...
-    async def record_drain(
-        self, id_: str, seen: Drain, *, done: bool, overdue: str, epoch: int, now: datetime
-    ) -> None:
-        """How far the drain that was seen has come: done, or its deadline found something there (in words). Each is
-        told once by an Event. Fenced when the lease's epoch is another."""
+    async def record_drained(self, id_: str, seen: Drain, *, epoch: int, now: datetime) -> None:
+        """Nothing is left to do of the drain that was seen: told once by an Event. Fenced when the lease's epoch is
+        another."""
+
+    # -- a restored database -------------------------------------------------------------------------------------
+    async def adopt_restored(self, *, epoch: int, resource_version: int, now: datetime) -> None:
+        """The database was brought back from an earlier state. It is above all that agents and watchers may have seen:
+        these two are the least it goes on from, each allocation's revision is raised, and all watchers list again. It
+        is held: reports delete nothing and find no orphans until confirm_restore."""
+
+    async def hold(self) -> Hold | None:
+        """None: nothing is held, and whoever leads acts as ever. While held it only observes."""
+
+    async def confirm_restore(self, *, without: Collection[str] = (), now: datetime) -> None:
+        """The database counts as it is: unknown things are ended by their nodes, and a new epoch begins, so that the
+        next leader asks every node for its whole inventory and takes what is missing for lost. Held while nodes are
+        unread that are not named in without; NotFound when nothing is held."""
 
     # -- leadership ----------------------------------------------------------------------------------------------
     async def lease_epoch(self) -> int:

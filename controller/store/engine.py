@@ -1,43 +1,59 @@
-"""Databases: where a transaction runs, and what their errors mean in words.
+"""Databases: where a transaction runs, and what SQLite's errors mean in words (PostgreSQL: postgres.py).
 
 One rule: a transaction is a plain function of a connection, so nothing can be awaited inside it. SQLite runs it in a
 thread (one for the writer, two for readers), which costs one switch a transaction where aiosqlite costs four a
-statement; PostgreSQL runs it over asyncpg.
+statement.
 """
 
 import asyncio
-import fcntl
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import DBAPIError
 
 from controller.store.contract import StoreError, Unavailable
+from controller.store.one_controller import OneController
 
 T = TypeVar("T")
 
 BUSY_S = 5.0
 """How long a writer waits for another process's. Shorter, and a backup's lock is an error; longer, and people wait."""
 BUSY_LOOK_S = 0.01
+WAL_BYTES = 64 * 2**20
+"""A write-ahead log that outgrew this is emptied between two writes. It grows for as long as some reader is always on;
+smaller, and writers wait for readers more often; larger, and it is the disk that fills."""
+WAL_KEPT_BYTES = 16 * 2**20
+"""What stays of it on the disk when it begins anew, so that its blocks need not be found again."""
+_WAL_BUSY_S = 0.2
+"""How long emptying it waits for readers, with the writers behind it."""
+_WAL_AGAIN_S = 60.0
+FREE_PAGES_KEPT = 512
+"""Free pages (2 MiB) that stay in a file for what comes next; fewer, and pages are given back and taken in turn."""
+_BITE_PAGES = 2000
+"""Given back at once (8 MiB), within a write that then takes up to a tenth of a second longer."""
+_ONE_CONTROLLER = "SQLite is for one controller; use PostgreSQL for several"
 DEADLINE_S = 30.0
-"""After it a call answers Unavailable. What it began may still commit: the next pass looks."""
-_ATTEMPTS = 10
-"""How often a transaction that met another's is run again before it is an error."""
+"""After it a call answers Unavailable. What it began may still commit: the next pass looks. Shorter, and a large apply
+on a busy disk is an error; longer, and a loop stands still behind a database that will not answer."""
+LEASE_DEADLINE_S = 2.5
+"""The same for the lease: longer than the lease's time less its renewals', and one failed attempt loses the lead."""
+NOT_IN_TIME = "did not answer in time"
+MAYBE_WRITTEN = "what was to be written may be there or not: look before you write it again"
 
 
 class Database(Protocol):
     where: str
     """Its URL or path for people, without a password."""
+    shared: bool
+    """Whether other controllers may write to it."""
 
     async def read(self, transaction: Callable[[sa.Connection], T]) -> T:
         """Sees one state of the database all through."""
@@ -47,10 +63,19 @@ class Database(Protocol):
     ) -> T:
         """Committed is called in the event loop after the commit, even when the caller has gone."""
 
-    def may_lead(self) -> bool:
-        """Whether no other process of this machine leads on it; holds it for this one."""
+    async def lead(self, transaction: Callable[[sa.Connection], T]) -> T:
+        """As write, for the lease: with LEASE_DEADLINE_S, and kept from waiting for other calls where that can be."""
 
-    def lead_no_more(self) -> None: ...
+    def listen(self, notified: Callable[[], None]) -> None:
+        """Notified is called, in this event loop, after commits of other processes too, where the database tells."""
+
+    @property
+    def alone(self) -> bool:
+        """No other controller can be there: whoever the lease names is gone."""
+
+    def be_alone(self) -> None:
+        """Where there may be but one controller, this process is it. Raises StoreError when there is another."""
+
     async def close(self) -> None: ...
 
 
@@ -77,6 +102,11 @@ def make_sqlite_file(path: Path) -> None:
         raise Unavailable(f"{path} can't be made or written: {error.strerror}; name another file or folder") from error
 
 
+def sqlite_file(path: Path, *, timeout_s: float = BUSY_S) -> sqlite3.Connection:
+    """A plain connection to a file that is there."""
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=timeout_s)
+
+
 def sqlite_engine(path: Path, *, writer: bool, connections: int = 1) -> sa.Engine:
     """An engine on a file that is there: one that vanished is an error and no new, empty database.
 
@@ -95,7 +125,9 @@ def sqlite_engine(path: Path, *, writer: bool, connections: int = 1) -> sa.Engin
     def _prepare(connection: DBAPIConnection, _: object) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself
         cursor = connection.cursor()
+        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file: an older one stays as it was made
         _write_ahead(cursor)
+        cursor.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         if not writer:
@@ -135,38 +167,28 @@ def _write_ahead(cursor: DBAPICursor) -> None:
             return
 
 
-def postgres_engine(url: str, *, inspects: bool = False) -> AsyncEngine:
-    """inspects: for looking at what tables there are, which reads JSON of PostgreSQL's own."""
-    parsed = sa.make_url(url).set(drivername="postgresql+asyncpg")
-    if "sslmode" in parsed.query:  # libpq's word for it, which people's URLs have
-        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": parsed.query["sslmode"]})
-    settings = {
-        "application_name": "kakuri",
-        "lock_timeout": str(int(BUSY_S * 1000)),
-        "statement_timeout": str(int(DEADLINE_S * 1000)),
-        "idle_in_transaction_session_timeout": str(int(2 * DEADLINE_S * 1000)),
-    }
-    return create_async_engine(
-        parsed,
-        json_deserializer=None if inspects else _as_text,
-        pool_pre_ping=True,
-        pool_size=5,
-        max_overflow=5,
-        pool_timeout=DEADLINE_S / 2,
-        connect_args={"server_settings": settings, "timeout": 10},
-    )
+def give_back_free_pages(connection: sa.Connection) -> None:
+    """The file is a bite smaller when much of it is free. A file from before auto_vacuum stays as large as it is."""
 
+    def pragma(name: str) -> int:
+        value: int = connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+        return value
 
-def _as_text(value: str) -> str:
-    # asyncpg would decode JSON before schema.JsonText can leave it alone.
-    return value
+    free = pragma("freelist_count")
+    spare = free - max(pragma("page_count") // 4, FREE_PAGES_KEPT)
+    # One by one: the statement gives back a page a step, and the driver steps once through what has no columns.
+    for _ in range(min(spare, _BITE_PAGES)):
+        connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
 
 
 class SqliteDatabase:
+    shared = False
+
     def __init__(self, path: Path) -> None:
         self.where = str(path)
-        self._lock_path = path.with_name(path.name + ".lock")
-        self._lock: int | None = None
+        self._wal = path.with_name(path.name + "-wal")
+        self._wal_looked = 0.0
+        self._controller = OneController(path)
         self._writer = sqlite_engine(path, writer=True)
         self._readers = sqlite_engine(path, writer=False, connections=2)
         # A thread each for as many connections as there are: nothing waits inside the pool.
@@ -174,58 +196,75 @@ class SqliteDatabase:
         self._read_threads = ThreadPoolExecutor(2, "store-read")
 
     async def read(self, transaction: Callable[[sa.Connection], T]) -> T:
-        return await self._run(self._read_threads, self._readers, transaction, lambda _: None)
+        future = self._begin(self._read_threads, self._readers, transaction)
+        return await self._end(future, DEADLINE_S, f"{self.where} {NOT_IN_TIME}")
 
     async def write(
         self, transaction: Callable[[sa.Connection], T], *, committed: Callable[[T], None] = lambda _: None
     ) -> T:
-        return await self._run(self._write_thread, self._writer, transaction, committed)
+        return await self._write(transaction, committed, DEADLINE_S)
 
-    async def _run(
+    async def lead(self, transaction: Callable[[sa.Connection], T]) -> T:
+        return await self._write(transaction, lambda _: None, LEASE_DEADLINE_S)
+
+    def listen(self, notified: Callable[[], None]) -> None:
+        pass
+
+    async def _write(
+        self, transaction: Callable[[sa.Connection], T], committed: Callable[[T], None], deadline_s: float
+    ) -> T:
+        future = self._begin(self._write_thread, self._writer, transaction, then=self._bound_wal)
+        future.add_done_callback(lambda done: on_success(done, committed))
+        return await self._end(future, deadline_s, f"{self.where} {NOT_IN_TIME}; {MAYBE_WRITTEN}")
+
+    def _begin(
         self,
         threads: ThreadPoolExecutor,
         engine: sa.Engine,
         transaction: Callable[[sa.Connection], T],
-        committed: Callable[[T], None],
-    ) -> T:
+        then: Callable[[], None] = lambda: None,
+    ) -> asyncio.Future[T]:
         def run() -> T:
             with engine.begin() as connection:
-                return transaction(connection)
+                result = transaction(connection)
+            then()
+            return result
 
         try:
-            future = asyncio.get_running_loop().run_in_executor(threads, run)
+            return asyncio.get_running_loop().run_in_executor(threads, run)
         except RuntimeError as error:  # the executor was shut down
             raise Unavailable(f"the store in {self.where} is closed") from error
-        future.add_done_callback(lambda done: _on_success(done, committed))
+
+    async def _end(self, future: asyncio.Future[T], deadline_s: float, too_late: str) -> T:
         try:
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(deadline_s):
                 return await asyncio.shield(future)
-        except (DBAPIError, TimeoutError, OSError) as error:
+        except TimeoutError as error:
+            raise Unavailable(too_late) from error
+        except (DBAPIError, OSError) as error:
             raise _explained(error, self.where) from error
 
-    def may_lead(self) -> bool:
-        if self._lock is not None:
-            return True
+    def _bound_wal(self) -> None:
+        """In the writer's thread. Best effort: a reader that never ends is told of by the file's size alone."""
         try:
-            lock = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise Unavailable(f"{self._lock_path} can't be opened: {error.strerror}; make it writable") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return False
-        self._lock = lock
-        return True
+            if self._wal.stat().st_size < WAL_BYTES or time.monotonic() - self._wal_looked < _WAL_AGAIN_S:
+                return
+            self._wal_looked = time.monotonic()
+            with closing(sqlite_file(Path(self.where), timeout_s=_WAL_BUSY_S)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except (OSError, sqlite3.Error):
+            return
 
-    def lead_no_more(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    @property
+    def alone(self) -> bool:
+        return self._controller.held
+
+    def be_alone(self) -> None:
+        self._controller.take(_ONE_CONTROLLER)
 
     async def close(self) -> None:
-        self.lead_no_more()
         await asyncio.to_thread(self._close)
+        self._controller.release()
 
     def _close(self) -> None:
         self._write_thread.shutdown()
@@ -234,73 +273,9 @@ class SqliteDatabase:
         self._writer.dispose()
 
 
-def _on_success(done: asyncio.Future[T], committed: Callable[[T], None]) -> None:
+def on_success(done: asyncio.Future[T], committed: Callable[[T], None]) -> None:
     if not done.cancelled() and done.exception() is None:
         committed(done.result())
-
-
-class PostgresDatabase:
-    def __init__(self, url: str) -> None:
-        self.where = shown_url(url)
-        self._engine = postgres_engine(url)
-        self._readers = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        self._running: set[asyncio.Task[Any]] = set()
-
-    async def read(self, transaction: Callable[[sa.Connection], T]) -> T:
-        return await self._to_its_end(self._run(self._readers, transaction), lambda _: None)
-
-    async def write(
-        self, transaction: Callable[[sa.Connection], T], *, committed: Callable[[T], None] = lambda _: None
-    ) -> T:
-        return await self._to_its_end(self._run(self._engine, transaction), committed)
-
-    async def _to_its_end(self, run: Coroutine[Any, Any, T], committed: Callable[[T], None]) -> T:
-        # A caller that goes away (a client that hung up) must not tear a connection in the middle of a statement.
-        # close() waits for these tasks.
-        task = asyncio.get_running_loop().create_task(run)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(lambda done: _on_success(done, committed))
-        return await asyncio.shield(task)
-
-    async def _run(self, engine: AsyncEngine, transaction: Callable[[sa.Connection], T]) -> T:
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                for _ in range(_ATTEMPTS - 1):
-                    try:
-                        return await self._once(engine, transaction)
-                    except DBAPIError as error:
-                        if not _met_another(error):
-                            raise
-                return await self._once(engine, transaction)
-        except IntegrityError:
-            raise
-        except (DBAPIError, PoolTimeoutError, TimeoutError, OSError) as error:
-            raise _explained(error, self.where) from error
-
-    async def _once(self, engine: AsyncEngine, transaction: Callable[[sa.Connection], T]) -> T:
-        async with engine.begin() as connection:
-            return await connection.run_sync(transaction)
-
-    def may_lead(self) -> bool:
-        return True
-
-    def lead_no_more(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        if self._running:
-            await asyncio.wait(self._running, timeout=DEADLINE_S)
-        await self._engine.dispose()
-
-
-def _met_another(error: DBAPIError) -> bool:
-    # Serialization failure, deadlock, a row that another inserted or deleted first: the next look sees it.
-    return _sqlstate(error.orig) in {"40001", "40P01", "23505", "23503"}
-
-
-def _sqlstate(error: BaseException | None) -> str:
-    return str(getattr(error, "sqlstate", None) or "")
 
 
 def _sqlite_code(error: BaseException | None) -> int:
@@ -310,17 +285,9 @@ def _sqlite_code(error: BaseException | None) -> int:
 
 def _explained(error: Exception, where: str) -> Exception:
     """Unavailable with why, when that is what it is; else the error itself, which is a bug."""
-    if isinstance(error, TimeoutError | PoolTimeoutError):
-        return Unavailable(f"{where} did not answer in time")
     if not isinstance(error, DBAPIError):
         return Unavailable(f"{where} can't be reached: {error}")
     cause = error.orig
-    if isinstance(cause, sqlite3.Error):
-        return _explained_sqlite(error, cause, where)
-    return _explained_postgres(error, where)
-
-
-def _explained_sqlite(error: DBAPIError, cause: sqlite3.Error, where: str) -> Exception:
     match _sqlite_code(cause):
         case sqlite3.SQLITE_FULL:
             return Unavailable(f"the disk of {where} is full; free some space there")
@@ -332,23 +299,5 @@ def _explained_sqlite(error: DBAPIError, cause: sqlite3.Error, where: str) -> Ex
             return Unavailable(f"{where} can't be read or written ({cause}); look after its disk and its folder")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StoreError(f"{where} is damaged or no SQLite database ({cause}); restore a backup of it")
-        case _:
-            return error
-
-
-def _explained_postgres(error: DBAPIError, where: str) -> Exception:
-    state = _sqlstate(error.orig)
-    words = str(error.orig).splitlines()[0] if str(error.orig) else type(error.orig).__name__
-    match state[:2], state:
-        case _, "53100":
-            return Unavailable(f"the disk of {where} is full; free some space there")
-        case _, "25006":
-            return Unavailable(f"{where} is read-only (a standby?); use the primary, or make it writable")
-        case _, "55P03":
-            return Unavailable(f"{where} is locked: another transaction has held a row for over {BUSY_S:.0f} s")
-        case (("08" | "28" | "3D" | "40" | "53" | "57" | "58"), _):
-            return Unavailable(f"{where} can't be used: {words}")
-        case _ if error.connection_invalidated:
-            return Unavailable(f"the connection to {where} was lost: {words}")
         case _:
             return error

@@ -33,8 +33,9 @@ def _now_postgresql(element: _DatabaseNow, compiler: SQLCompiler, **_: Any) -> s
     return "extract(epoch from clock_timestamp())::double precision"
 
 
-def acquire(connection: sa.Connection, holder: str, ttl_s: float) -> Lease:
-    free = sa.or_(leases.c.holder.in_(["", holder]), leases.c.expires_at <= _DatabaseNow())
+def acquire(connection: sa.Connection, holder: str, ttl_s: float, *, alone: bool) -> Lease:
+    """alone: no other controller can be there, so whoever has it is gone."""
+    free = sa.or_(leases.c.holder.in_(["", holder]), leases.c.expires_at <= _DatabaseNow(), sa.literal(alone))
     taken = connection.execute(
         sa.update(leases)
         .where(leases.c.name == _NAME, free)
@@ -43,10 +44,10 @@ def acquire(connection: sa.Connection, holder: str, ttl_s: float) -> Lease:
     ).one_or_none()
     if taken is not None:
         return Lease(holder, taken.epoch, ttl_s, mine=True)
-    return look(connection)
+    return _look(connection)
 
 
-def look(connection: sa.Connection) -> Lease:
+def _look(connection: sa.Connection) -> Lease:
     """Whose it is, for one that doesn't have it."""
     left = (leases.c.expires_at - _DatabaseNow()).label("left")
     query = sa.select(leases.c.holder, leases.c.epoch, left).where(leases.c.name == _NAME)

@@ -13,18 +13,21 @@ from typing import TypeVar
 from controller.exchange import Errand
 from controller.plan.snapshot import HostPort, host_ports_of
 from controller.store.base import TransactionStore
-from controller.store.batch import Batch, R, Rows
+from controller.store.batch import Adopt, Batch, Confirm, R, Rows
 from controller.store.contract import AllocationFilter, Change, EventFilter, Lease
 from controller.store.events import place_after
-from controller.store.records import NodeRecord, Usage, WorkloadRecord
+from controller.store.records import NodeRecord, Restored, Usage, WorkloadRecord
+from controller.store.restored import NOT_HEARD_SINCE, RAISE
 from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables, Versions
-from kakuri.model import BUILT_IN, Allocation, Event, RuntimeClass
+from kakuri.model import BUILT_IN, Allocation, Desired, Event, Reason, RuntimeClass, Tombstone
 from kakuri.selector import Selector
 
 T = TypeVar("T")
 
 
 class MemoryStore(TransactionStore):
+    shared = False
+
     def __init__(
         self,
         *,
@@ -53,8 +56,9 @@ class MemoryStore(TransactionStore):
     async def _write(self, transaction: Callable[[Tables], tuple[T, Batch]]) -> tuple[T, Versions]:
         result, batch = transaction(self._tables)
         versions = self._tables.write(batch)
-        if versions:
-            self._committed()
+        if self._tables.epoch != self._lease[1]:
+            self._lease = ("", self._tables.epoch, 0.0)
+        self._committed(versions)
         return result, versions
 
     async def acquire_lease(self, holder: str, *, ttl_s: float) -> Lease:
@@ -87,12 +91,15 @@ class MemoryTables:
         self._changes_kept, self._events_kept = kept
         self._resource_version = 0
         self._held_after = 0
+        self._restored: Restored | None = None
         self._changes: list[Change] = []
         self._workloads: dict[str, WorkloadRecord] = {}
         self._allocations: dict[str, Allocation] = {}
         self._by_workload: dict[str, set[str]] = {}
         self._by_node: dict[str, set[str]] = {}
         self._nodes: dict[str, NodeRecord] = {}
+        self._forgotten: dict[str, str] = {}
+        self._tombstones: dict[str, Tombstone] = {}
         self._events: dict[str, Event] = {}
         born = datetime.now(UTC)
         self._classes = {
@@ -114,7 +121,7 @@ class MemoryTables:
         silent = self.silent_nodes([w.id for w in found])
         return [(w, silent.get(w.id, "")) for w in found]
 
-    def list_allocations(self, where: AllocationFilter, page: Paging) -> list[tuple[Allocation, bool]]:
+    def list_allocations(self, where: AllocationFilter, page: Paging) -> list[tuple[Allocation, str]]:
         def wanted(row: Allocation) -> bool:
             return (
                 (where.workload is None or row.workload == where.workload)
@@ -122,7 +129,11 @@ class MemoryTables:
                 and where.selector.matches(self._workloads[row.workload].spec.labels)
             )
 
-        return [(a, self._nodes[a.node].ready) for a in _paged(self._allocations, page, wanted)]
+        def silence(row: Allocation) -> str:
+            node = self._nodes.get(row.node)
+            return Reason.FORGOTTEN if node is None else "" if node.ready else node.reason
+
+        return [(a, silence(a)) for a in _paged(self._allocations, page, wanted)]
 
     def list_nodes(self, selector: Selector, page: Paging) -> list[tuple[NodeRecord, Usage]]:
         found = _paged(self._nodes, page, lambda n: selector.matches(n.all_labels))
@@ -168,9 +179,15 @@ class MemoryTables:
     def lease_epoch(self) -> int:
         return self.epoch
 
+    def restored(self) -> Restored | None:
+        return self._restored
+
     # -- rows by key -------------------------------------------------------------------------------------------------
     def nodes(self, ids: Collection[str] | None = None) -> dict[str, NodeRecord]:
         return _some(self._nodes, self._nodes if ids is None else ids)
+
+    def forgotten_nodes(self) -> dict[str, str]:
+        return dict(self._forgotten)
 
     def runtime_classes(self, *, keep: Collection[str] = ()) -> dict[str, RuntimeClass]:  # noqa: ARG002 - all are kept
         return _some(self._classes, self._classes)
@@ -182,7 +199,8 @@ class MemoryTables:
         found: dict[str, str] = {}
         for id_ in workload_ids:
             rows = [self._allocations[a] for a in self._by_workload.get(id_, ())]
-            silent = [a.node for a in rows if a.live and not a.state.ended and not self._nodes[a.node].ready]
+            live = [a.node for a in rows if a.live and not a.state.ended]
+            silent = [n for n in live if not self._nodes[n].ready]
             if silent:
                 found[id_] = min(silent)
         return found
@@ -202,6 +220,10 @@ class MemoryTables:
     def allocations_on(self, node: str) -> list[Allocation]:
         return self.allocations(self._by_node.get(node, ()))
 
+    def unseen_on(self, nodes: Collection[str]) -> list[Allocation]:
+        rows = sorted(self._allocations.values(), key=lambda a: a.id)
+        return [a for a in rows if a.node in nodes and not a.released and a.observed_at is None]
+
     def errands(self, node: str, *, limit: int) -> list[Errand]:
         unsent = [a for a in self.allocations_on(node) if a.accepted_revision < a.revision]
         unsent.sort(key=lambda a: (a.created_at, a.id))
@@ -210,6 +232,13 @@ class MemoryTables:
     def _handler(self, runtime_class: str) -> str:
         found = self._classes.get(runtime_class)
         return found.handler if found else ""
+
+    def owes_stops(self, node: str) -> bool:
+        def owed(row: Allocation) -> bool:
+            # Of one that is to be removed, the revision before says that it is to stop.
+            return row.released and row.accepted_revision < row.revision - (row.desired is Desired.REMOVE)
+
+        return bool(self.tombstones_on([node])) or any(map(owed, self.allocations_on(node)))
 
     def has_errands(self, node: str, *, besides: Collection[str] = ()) -> bool:
         return any(a.accepted_revision < a.revision and a.id not in besides for a in self.allocations_on(node))
@@ -232,8 +261,22 @@ class MemoryTables:
             for node in self._by_node
         }
 
+    def tombstones_on(self, nodes: Collection[str]) -> list[Tombstone]:
+        return [t for _, t in sorted(self._tombstones.items()) if t.node in nodes]
+
+    def tombstones_blocking(self, workload_ids: Collection[str]) -> list[Tombstone]:
+        return [t for _, t in sorted(self._tombstones.items()) if t.blocks and t.workload in workload_ids]
+
     # -- writing -----------------------------------------------------------------------------------------------------
     def write(self, batch: Batch) -> Versions:
+        match batch.restore:
+            case Adopt() as adopt:
+                self._adopt(adopt, batch.now)
+            case Confirm():
+                self._restored = None
+                self.epoch += 1
+            case None:
+                pass
         changed = batch.changes()
         versions: dict[str, dict[str, int]] = {}
         for kind, id_, deleted in changed:
@@ -252,9 +295,30 @@ class MemoryTables:
             self._classes[new.id] = new
         for id_ in batch.runtime_classes.deleted:
             del self._classes[id_]
+        for id_ in batch.forgotten:
+            del self._nodes[id_]
+        self._forgotten |= batch.forgotten
+        for id_ in batch.tombstones.deleted:
+            del self._tombstones[id_]
+        self._tombstones |= batch.tombstones.inserted | batch.tombstones.updated
         self._write_events(batch, versions.get("Event", {}))
         self._trim(len(changed))
         return {(kind, id_): versions[kind][id_] for kind, id_, _ in changed}
+
+    def _adopt(self, to: Adopt, now: datetime) -> None:
+        self._changes.clear()
+        self._resource_version = self._held_after = to.resource_version
+        self._restored = Restored(now, to.epoch)
+        self.epoch = to.epoch
+        for id_, row in self._allocations.items():
+            self._allocations[id_] = row.with_(
+                revision=row.revision + RAISE,
+                accepted_revision=row.revision + (RAISE if row.desired is Desired.RUN else 0),
+                observed_at=row.observed_at if row.released else None,
+            )
+        for id_, node in self._nodes.items():
+            unheard = replace(node, ready=False, reason=Reason.NODE_SILENT.value, message=NOT_HEARD_SINCE, lost_at=None)
+            self._nodes[id_] = unheard
 
     def _write_workloads(self, rows: Rows[WorkloadRecord], versions: dict[str, int]) -> None:
         for record in _written(rows):
@@ -266,9 +330,13 @@ class MemoryTables:
 
     def _write_nodes(self, rows: Rows[NodeRecord], versions: dict[str, int]) -> None:
         for record in _written(rows):
-            self._nodes[record.id] = replace(record, resource_version=versions[record.id])
+            self._nodes[record.id] = record
+        for id_ in rows.present():
+            self._nodes[id_] = replace(self._nodes[id_], resource_version=versions[id_])
         for id_ in rows.deleted:
-            del self._nodes[id_]
+            self._nodes.pop(id_, None)
+        for id_ in (*self._nodes, *rows.deleted):
+            self._forgotten.pop(id_, None)
 
     def _write_allocations(self, rows: Rows[Allocation], versions: dict[str, int]) -> None:
         for row in _written(rows):

@@ -4,8 +4,6 @@ One rule: what is not understood is not touched. A schema that this code doesn't
 file is copied before it is changed.
 """
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import sqlalchemy as sa
 
 from controller.store.contract import SchemaMismatch
+from controller.store.copies import copy_sqlite
 from controller.store.schema import REVISION
 
 if TYPE_CHECKING:
@@ -110,10 +109,5 @@ def scripts_folder() -> Path:
 def back_up(path: Path, revision: str) -> Path:
     """A copy of the SQLite database, its write-ahead log included, beside it."""
     target = path.with_name(f"{path.name}.schema-{revision}.bak")
-    half_done = target.with_name(target.name + ".part")
-    half_done.unlink(missing_ok=True)
-    half_done.touch(mode=0o600)
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(half_done)) as copy:
-        source.backup(copy)
-    half_done.replace(target)
+    copy_sqlite(path, target)
     return target

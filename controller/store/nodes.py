@@ -1,7 +1,7 @@
 """The nodes table: what users own (user_labels, schedulable) beside what agents say. What is used is not stored."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -51,18 +51,19 @@ def by_id(connection: sa.Connection, ids: Collection[str] | None, *, keep: bool)
     return {row.id: _from_row(row) for row in connection.execute(query)}
 
 
-def forgotten(connection: sa.Connection, *, keep: bool) -> set[str]:
-    query = sa.select(nodes.c.id).where(sa.not_(_KNOWN)).order_by(nodes.c.id)
-    return set(connection.scalars(query.with_for_update(key_share=True) if keep else query))
+def forgotten(connection: sa.Connection, *, keep: bool) -> dict[str, str]:
+    query = sa.select(nodes.c.id, nodes.c.message).where(sa.not_(_KNOWN)).order_by(nodes.c.id)
+    rows = connection.execute(query.with_for_update(key_share=True) if keep else query)
+    return {row.id: row.message for row in rows}
 
 
-def hide(connection: sa.Connection, ids: Collection[str]) -> None:
-    """The rows stay, for the allocations that refer to them, and say nothing but that."""
+def hide(connection: sa.Connection, gone: Mapping[str, str]) -> None:
+    """The rows stay, for the allocations that refer to them, and say nothing but how the nodes went."""
     nothing = {"ready": False, "schedulable": False, "registration": None, "drain": None, "lost_at": None}
-    empty = {"message": "", "address": "", "ledger_uid": "", "labels": "{}", "user_labels": "{}", "by_hand": "[]"}
-    if ids:
-        query = sa.update(nodes).where(nodes.c.id.in_(sorted(ids)))
-        connection.execute(query.values(reason=Reason.FORGOTTEN.value, **nothing, **empty))
+    empty = {"address": "", "ledger_uid": "", "labels": "{}", "user_labels": "{}", "by_hand": "[]"}
+    for id_, how in sorted(gone.items()):
+        query = sa.update(nodes).where(nodes.c.id == id_)
+        connection.execute(query.values(reason=Reason.FORGOTTEN.value, message=how, **nothing, **empty))
 
 
 def to_row(record: NodeRecord) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from controller.store.contract import Store, StoreError, Unavailable
+from controller.store.copies import let_shrink
 from controller.store.engine import (
     Database,
-    PostgresDatabase,
     SqliteDatabase,
     make_sqlite_file,
     shown_url,
@@ -30,6 +30,7 @@ from controller.store.migrate import (
     revision_of,
     upgrade_connection,
 )
+from controller.store.postgres import PostgresDatabase
 from controller.store.schema import cluster
 from controller.store.sql import SqlStore
 from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT
@@ -38,13 +39,17 @@ _UPGRADE_LOCK = 0x6B616B757269
 """Two upgrades of one PostgreSQL database wait for each other; any number that others don't use does."""
 
 
-async def open_store(url: str, *, changes_kept: int = CHANGES_KEPT, events_kept: int = EVENTS_KEPT) -> Store:
-    """The store behind the URL, at this code's schema. Raises SchemaMismatch, Unavailable, or StoreError for a URL
-    that names no store."""
+async def open_store(
+    url: str, *, serving: bool = False, changes_kept: int = CHANGES_KEPT, events_kept: int = EVENTS_KEPT
+) -> Store:
+    """The store behind the URL, at this code's schema. serving: as a controller, of which a SQLite file has but one.
+    Raises SchemaMismatch, Unavailable, or StoreError for a URL that names no store and a file that is served."""
     if _scheme(url) == "memory":
         return MemoryStore(changes_kept=changes_kept, events_kept=events_kept)
     database = _database(url)
     try:
+        if serving:
+            database.be_alone()
         if isinstance(database, SqliteDatabase):
             await _upgrade_sqlite(database, sqlite_path(url))
         else:
@@ -100,6 +105,8 @@ async def _upgrade_sqlite(database: SqliteDatabase, path: Path) -> Upgrade:
         check_known(current, database.where)
         backup = await _back_up(path, current)
     done = await database.write(lambda connection: upgrade_connection(connection, database.where))
+    if current is not None:
+        await asyncio.to_thread(let_shrink, path)
     return Upgrade(done.before, done.after, backup)
 
 
@@ -113,6 +120,8 @@ async def _back_up(path: Path, revision: str) -> Path:
 
 
 def _upgrade_postgres(connection: sa.Connection, where: str) -> Upgrade:
+    # Between two of its statements code is loaded and run, for longer than a controller may be silent.
+    connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
     return upgrade_connection(connection, where)
 

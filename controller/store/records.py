@@ -47,6 +47,8 @@ class WorkloadRecord:
             # The planner says of a lost node that it is lost; it looks when that turns.
             reason = Reason.NODE_LOST if status.reason == Reason.NODE_LOST else Reason.NODE_SILENT
             message = _silence(silent_node, status.state, reason)
+            if self.deleted_at is not None:
+                message += f"; it can't be ended there; next: bring it back, or `kakuri delete --force {self.id}`"
             status = status.with_(state=State.UNKNOWN, reason=reason.value, message=message)
         return Workload.model_construct(
             **self.spec.__dict__,
@@ -87,6 +89,14 @@ def shown_allocation(allocation: Allocation, *, silence: str) -> Allocation:
 def _silence(node: str, state: State, reason: Reason) -> str:
     how = "lost" if reason is Reason.NODE_LOST else "not ready"
     return f"node {node} is {how}; the last known state is {state.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """When this database was brought back from an earlier state, and the epoch that all before it are below."""
+
+    at: datetime
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,20 @@ from controller.store import (
     events,
     leases,
     nodes,
+    restored,
     rows,
     runtime_classes,
     schema,
+    tombstones,
     workloads,
 )
 from controller.store.base import TransactionStore
-from controller.store.batch import Batch
+from controller.store.batch import Adopt, Batch, Confirm
 from controller.store.contract import AllocationFilter, Change, EventFilter, Kind, Lease
-from controller.store.engine import Database
-from controller.store.records import NodeRecord, Usage, WorkloadRecord
+from controller.store.engine import Database, give_back_free_pages
+from controller.store.records import NodeRecord, Restored, Usage, WorkloadRecord
 from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables, Versions
-from kakuri.model import Allocation, Event, RuntimeClass
+from kakuri.model import Allocation, Event, RuntimeClass, Tombstone
 from kakuri.selector import Selector
 
 T = TypeVar("T")
@@ -41,8 +43,10 @@ class SqlStore(TransactionStore):
     ) -> None:
         super().__init__()
         self.cluster_id = cluster_id
+        self.shared = database.shared
         self._database = database
         self._kept = (changes_kept, events_kept)
+        database.listen(self._kick)
 
     async def close(self) -> None:
         await self._database.close()
@@ -61,29 +65,20 @@ class SqlStore(TransactionStore):
             result, batch = transaction(tables)
             return result, tables.write(batch)
 
-        def committed(done: tuple[T, Versions]) -> None:
-            if done[1]:
-                self._committed()
-
-        return await self._database.write(run, committed=committed)
+        return await self._database.write(run, committed=lambda done: self._committed(done[1]))
 
     def _tables(self, connection: sa.Connection, *, writes: bool) -> "SqlTables":
         return SqlTables(connection, self.cluster_id, writes=writes, kept=self._kept)
 
     async def acquire_lease(self, holder: str, *, ttl_s: float) -> Lease:
-        if not self._database.may_lead():
-            return await self._database.read(leases.look)
-        lease = await self._database.write(lambda connection: leases.acquire(connection, holder, ttl_s))
-        if not lease.mine:
-            self._database.lead_no_more()
-        return lease
+        alone = self._database.alone
+        return await self._database.lead(lambda connection: leases.acquire(connection, holder, ttl_s, alone=alone))
 
     async def renew_lease(self, holder: str, *, epoch: int, ttl_s: float) -> bool:
-        return await self._database.write(lambda connection: leases.renew(connection, holder, epoch, ttl_s))
+        return await self._database.lead(lambda connection: leases.renew(connection, holder, epoch, ttl_s))
 
     async def release_lease(self, holder: str, *, epoch: int) -> None:
-        await self._database.write(lambda connection: leases.release(connection, holder, epoch))
-        self._database.lead_no_more()
+        await self._database.lead(lambda connection: leases.release(connection, holder, epoch))
 
 
 class SqlTables:
@@ -100,7 +95,7 @@ class SqlTables:
     def list_workloads(self, selector: Selector, page: Paging) -> list[tuple[WorkloadRecord, str]]:
         return workloads.list_page(self._connection, selector, page)
 
-    def list_allocations(self, where: AllocationFilter, page: Paging) -> list[tuple[Allocation, bool]]:
+    def list_allocations(self, where: AllocationFilter, page: Paging) -> list[tuple[Allocation, str]]:
         return allocations.list_page(self._connection, where, page)
 
     def list_nodes(self, selector: Selector, page: Paging) -> list[tuple[NodeRecord, Usage]]:
@@ -133,9 +128,15 @@ class SqlTables:
     def lease_epoch(self) -> int:
         return leases.epoch(self._connection, keep=self._locks)
 
+    def restored(self) -> Restored | None:
+        return restored.read(self._connection)
+
     # -- rows by key -------------------------------------------------------------------------------------------------
     def nodes(self, ids: Collection[str] | None = None) -> dict[str, NodeRecord]:
         return nodes.by_id(self._connection, ids, keep=self._locks and ids is not None)
+
+    def forgotten_nodes(self) -> dict[str, str]:
+        return nodes.forgotten(self._connection, keep=self._locks)
 
     def runtime_classes(self, *, keep: Collection[str] = ()) -> dict[str, RuntimeClass]:
         return runtime_classes.all_by_id(self._connection, keep=keep if self._locks else ())
@@ -162,8 +163,14 @@ class SqlTables:
     def allocations_on(self, node: str) -> list[Allocation]:
         return allocations.on_node(self._connection, node)
 
+    def unseen_on(self, nodes: Collection[str]) -> list[Allocation]:
+        return allocations.unseen_on(self._connection, nodes)
+
     def errands(self, node: str, *, limit: int) -> list[Errand]:
         return allocations.errands(self._connection, node, limit)
+
+    def owes_stops(self, node: str) -> bool:
+        return allocations.owes_stops(self._connection, node) or bool(self.tombstones_on([node]))
 
     def has_errands(self, node: str, *, besides: Collection[str] = ()) -> bool:
         return allocations.has_errands(self._connection, node, besides)
@@ -178,10 +185,23 @@ class SqlTables:
     def host_ports(self) -> dict[str, frozenset[HostPort]]:
         return allocations.host_ports(self._connection)
 
+    def tombstones_on(self, nodes: Collection[str]) -> list[Tombstone]:
+        return tombstones.on_nodes(self._connection, nodes)
+
+    def tombstones_blocking(self, workload_ids: Collection[str]) -> list[Tombstone]:
+        return tombstones.blocking(self._connection, workload_ids)
+
     # -- writing -----------------------------------------------------------------------------------------------------
     def write(self, batch: Batch) -> Versions:
         """Rows first, then the counter, then the log and the stamps: the counter is locked for as short as can be."""
         connection = self._connection
+        match batch.restore:
+            case Adopt() as adopt:
+                restored.adopt(connection, adopt, batch.now)
+            case Confirm():
+                restored.confirm(connection)
+            case None:
+                pass
         rows.delete(connection, schema.allocations, batch.allocations.deleted)
         rows.insert_and_update(connection, schema.runtime_classes, batch.runtime_classes, runtime_classes.to_row)
         rows.insert_and_update(connection, schema.nodes, batch.nodes, nodes.to_row)
@@ -189,6 +209,9 @@ class SqlTables:
         rows.insert_and_update(connection, schema.allocations, batch.allocations, allocations.to_row)
         rows.delete(connection, schema.workloads, batch.workloads.deleted)
         rows.delete(connection, schema.nodes, batch.nodes.deleted)
+        nodes.hide(connection, batch.forgotten)
+        rows.delete(connection, schema.tombstones, batch.tombstones.deleted)
+        tombstones.put(connection, {**batch.tombstones.inserted, **batch.tombstones.updated}.values())
         rows.delete(connection, schema.runtime_classes, batch.runtime_classes.deleted)
         workloads.bump(connection, batch.bumped)
         events.add(connection, batch.events, batch.now)
@@ -212,6 +235,8 @@ class SqlTables:
         if before // step != after // step:
             changes.trim(self._connection, after - 1 - self._changes_kept)
             events.trim(self._connection, self._events_kept)
+            if self._connection.dialect.name == "sqlite":
+                give_back_free_pages(self._connection)
 
 
 _TABLES: dict[str, sa.Table] = {

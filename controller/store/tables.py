@@ -13,15 +13,17 @@ from controller.exchange import Errand
 from controller.plan.snapshot import HostPort
 from controller.store.batch import Batch
 from controller.store.contract import AllocationFilter, Change, EventFilter, Kind
-from controller.store.records import NodeRecord, Usage, WorkloadRecord
-from kakuri.model import Allocation, Event, RuntimeClass
+from controller.store.records import NodeRecord, Restored, Usage, WorkloadRecord
+from kakuri.model import Allocation, Event, RuntimeClass, Tombstone
 from kakuri.selector import Selector
 
 CHANGES_KEPT = 50_000
 """Fewer, and a watcher that was away for a while must list again; more, and the log outgrows the objects."""
 EVENTS_KEPT = 10_000
 """For the whole store; the least recently seen go first."""
-
+RELEASED = "released"
+"""How a node went whose agent let go of this cluster. Should it register here again, it takes no work before a person
+says so: another cluster may be about to take it."""
 
 Versions = Mapping[tuple[Kind, str], int]
 
@@ -42,8 +44,8 @@ class Tables(Protocol):
     def list_workloads(self, selector: Selector, page: Paging) -> list[tuple[WorkloadRecord, str]]:
         """Each with a node that is not ready and has a live allocation of it, or ""."""
 
-    def list_allocations(self, where: AllocationFilter, page: Paging) -> list[tuple[Allocation, bool]]:
-        """Each with whether its node is ready."""
+    def list_allocations(self, where: AllocationFilter, page: Paging) -> list[tuple[Allocation, str]]:
+        """Each with why its node is not ready, or "" when it is."""
 
     def list_nodes(self, selector: Selector, page: Paging) -> list[tuple[NodeRecord, Usage]]: ...
     def list_runtime_classes(self, page: Paging) -> list[RuntimeClass]: ...
@@ -59,9 +61,15 @@ class Tables(Protocol):
     def changes_since(self, resource_version: int, *, limit: int) -> list[Change]: ...
     def lease_epoch(self) -> int: ...
 
+    def restored(self) -> Restored | None:
+        """None: it is held no more, or never was."""
+
     # -- rows by key -------------------------------------------------------------------------------------------------
     def nodes(self, ids: Collection[str] | None = None) -> dict[str, NodeRecord]:
-        """These, or all. A writer that names them keeps them."""
+        """These, or all, without forgotten ones. A writer that names them keeps them."""
+
+    def forgotten_nodes(self) -> dict[str, str]:
+        """Forgotten nodes whose rows are still there, and how they went: see RELEASED."""
 
     def runtime_classes(self, *, keep: Collection[str] = ()) -> dict[str, RuntimeClass]:
         """All of them. keep: the ones that stay as they are."""
@@ -79,7 +87,13 @@ class Tables(Protocol):
     def allocations(self, ids: Collection[str]) -> list[Allocation]: ...
     def allocations_of(self, workload_ids: Collection[str]) -> list[Allocation]: ...
     def allocations_on(self, node: str) -> list[Allocation]: ...
+    def unseen_on(self, nodes: Collection[str]) -> list[Allocation]:
+        """Allocations that are not released and were never observed: in a restored database, not since."""
+
     def errands(self, node: str, *, limit: int) -> list[Errand]: ...
+    def owes_stops(self, node: str) -> bool:
+        """Whether the node has not accepted the stop of a released allocation, or of what a tombstone stands for."""
+
     def has_errands(self, node: str, *, besides: Collection[str] = ()) -> bool: ...
     def users_of(self, runtime_class: str) -> tuple[list[str], list[str]]:
         """The workloads that ask for it, and the allocations of it that are not released."""
@@ -87,6 +101,11 @@ class Tables(Protocol):
     def usage(self, nodes: Collection[str] | None = None) -> dict[str, Usage]: ...
     def host_ports(self) -> dict[str, frozenset[HostPort]]:
         """By node, of allocations that are not released."""
+
+    def tombstones_on(self, nodes: Collection[str]) -> list[Tombstone]:
+        """In the order of their ids, as all lists."""
+
+    def tombstones_blocking(self, workload_ids: Collection[str]) -> list[Tombstone]: ...
 
     # -- writing -----------------------------------------------------------------------------------------------------
     def write(self, batch: Batch) -> Versions:

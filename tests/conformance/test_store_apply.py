@@ -3,6 +3,7 @@
 import pytest
 
 from builders import NOW, a_manifest, a_node_manifest, later
+from controller.plan.action import Remove
 from controller.store.contract import (
     AlreadyExists,
     Delete,
@@ -246,20 +247,24 @@ async def test_a_node_with_a_live_allocation_is_in_use(script: StoreScript) -> N
         await script.delete("n1", kind="Node")
 
 
-async def test_a_deleted_node_takes_its_ended_allocations_along(script: StoreScript) -> None:
+async def test_a_deleted_nodes_ended_allocations_stay_so_that_they_never_run_again(script: StoreScript) -> None:
     await script.node()
-    await script.put()
+    await script.put(restart_policy="Never")
     allocation = await script.running()
-    await script.report(script.seen(allocation, "Succeeded", exit_code=0, released=True))
+    await script.report(script.seen(allocation, "Succeeded", exit_code=0, reason="Completed", released=True))
     before = await script.view()
     assert (await script.delete("n1", kind="Node")).result == "deleted"
     with pytest.raises(NotFound):
-        await script.store.get_allocation(allocation)
-    with pytest.raises(NotFound):
         await script.store.get_node("n1")
-    after = await script.view()
-    assert after.allocations == ()
-    assert after.version > before.version
+    assert await script.view() == before
+    # Nobody is left who could be asked to forget it: it goes at once, and the node's row with it.
+    applied = await script.act(Remove(allocation, "ScalingDown"))
+    assert (applied.written, applied.again) == ({"web"}, {"web"})
+    with pytest.raises(NotFound):
+        await script.store.get_allocation(allocation)
+    assert (await script.view()).allocations == ()
+    await script.node()
+    assert (await script.store.get_node("n1")).generation == 1
 
 
 # -- runtime classes -------------------------------------------------------------------------------------------------
@@ -317,6 +322,8 @@ async def test_what_is_not_there_is_not_found(store: Store) -> None:
 
 
 async def test_kicks_come_after_commits_that_changed_something(script: StoreScript) -> None:
+    if script.store.shared:
+        pytest.skip("PostgreSQL tells of each commit once more, when it gets to it: see test_store_others.py")
     kicks: list[None] = []
     script.store.on_commit(lambda: kicks.append(None))
     await script.put()

@@ -1,10 +1,13 @@
 """Leadership, on every store: one holder at a time, an epoch that only grows, the database's clock."""
 
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 
-from controller.store.contract import Store
+from controller.store import open_store
+from controller.store.contract import Store, StoreError
 from support.stores import StoreSubject
 
 
@@ -61,14 +64,24 @@ async def test_of_many_that_try_at_once_one_leads(store_subject: StoreSubject) -
     assert {lease.epoch for lease in leases if lease.mine} == {1}
 
 
-async def test_two_processes_of_one_name_do_not_both_lead_on_one_sqlite_file(store_subject: StoreSubject) -> None:
-    if store_subject.kind != "sqlite":
-        pytest.skip("a file lock is SQLite's")
-    assert store_subject.again is not None
-    first, second = store_subject.store, await store_subject.again()
-    assert (await first.acquire_lease("same", ttl_s=60)).mine
-    lease = await second.acquire_lease("same", ttl_s=60)
-    assert (lease.mine, lease.holder, lease.epoch) == (False, "same", 1)
+async def test_a_sqlite_file_has_one_controller_and_the_next_is_told_whose_it_is(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/kakuri.db"
+    first = await open_store(url, serving=True)
+    (tmp_path / "link.db").symlink_to(tmp_path / "kakuri.db")
+    for name in (url, f"sqlite:///{tmp_path}/link.db"):
+        with pytest.raises(StoreError, match=rf"controller already \(pid {os.getpid()}\).*use PostgreSQL"):
+            await open_store(name, serving=True)
+    await (await open_store(url)).close()  # to look at it is no serving
     await first.close()
-    lease = await second.acquire_lease("same", ttl_s=60)
+    await (await open_store(url, serving=True)).close()
+
+
+async def test_the_one_controller_of_a_file_takes_the_lease_of_one_that_is_gone_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/kakuri.db"
+    dead = await open_store(url)
+    assert (await dead.acquire_lease("dead", ttl_s=600)).mine
+    await dead.close()
+    store = await open_store(url, serving=True)
+    lease = await store.acquire_lease("next", ttl_s=60)
     assert (lease.mine, lease.epoch) == (True, 2)
+    await store.close()

@@ -23,7 +23,8 @@ from alembic.script import ScriptDirectory
 from builders import NOW, a_manifest
 from controller.store import migrate, open_store, schema, upgrade
 from controller.store.contract import Put, SchemaMismatch, Unavailable
-from controller.store.engine import is_sqlite, make_sqlite_file, postgres_engine, sqlite_engine, sqlite_path
+from controller.store.engine import is_sqlite, make_sqlite_file, sqlite_engine, sqlite_path
+from controller.store.postgres import postgres_engine
 from kakuri.model import BUILT_IN
 
 ROOT = Path(__file__).resolve().parents[2]

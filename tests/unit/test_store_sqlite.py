@@ -5,6 +5,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from builders import NOW, a_manifest
+from controller.plan.action import Plan, WorkloadPlan
 from controller.store import engine, open_store
+from controller.store.check import check_store
 from controller.store.contract import Put, Store, StoreError, Unavailable
 from controller.store.sql import SqlStore
-from kakuri.model import State, WorkloadStatus
+from kakuri.model import EventDraft, EventType, State, WorkloadStatus
 from kakuri.selector import Selector
+from support.children import Spawn
 from support.needs import need
 from support.store_script import StoreScript
 
@@ -205,6 +209,77 @@ async def test_a_file_that_vanished_is_unavailable_and_no_new_database(store: St
     assert not path.exists()
     moved.rename(path)
     await store.apply([Put(a_manifest())], now=NOW)
+
+
+async def test_a_controller_that_was_killed_halfway_leaves_nothing_half_done_and_no_lock(
+    path: Path, spawn: Spawn
+) -> None:
+    code = Path(__file__).parents[1] / "support" / "half_way.py"
+    child = await spawn(sys.executable, code, f"sqlite:///{path}", stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    assert await asyncio.wait_for(child.stdout.readline(), 20) == b"half way\n"
+    child.kill()
+    await child.wait()
+    store = await open_store(f"sqlite:///{path}", serving=True)
+    (outcome,) = await store.apply([Put(a_manifest("half"))], now=NOW)
+    assert outcome.result == "created"
+    assert await check_store(f"sqlite:///{path}") == ([], [])
+    await store.close()
+
+
+# -- its size --------------------------------------------------------------------------------------------------------
+async def test_twenty_thousand_writes_of_changing_status_leave_the_file_bounded(path: Path) -> None:
+    store = await open_store(f"sqlite:///{path}", changes_kept=1000, events_kept=100)
+    script = StoreScript(store)
+    ids = [f"w{n}" for n in range(100)]
+    for id_ in ids:
+        await script.put(id_)
+    views = (await store.load_snapshot(ids, now=NOW, seed="s")).workloads
+    sizes = []
+    for round_ in range(200):
+        status = WorkloadStatus(message=f"pass {round_} " * 20)
+        said = EventDraft(
+            object_kind="Workload", object_id="w", type=EventType.NORMAL, reason="R", message=f"pass {round_}"
+        )
+        plan = Plan(tuple(WorkloadPlan(v.id, v.version + round_, (), status, True, (said,)) for v in views))
+        assert len((await store.apply_plan(plan, epoch=0, now=NOW)).written) == len(ids)
+        sizes.append(path.stat().st_size + path.with_name("kakuri.db-wal").stat().st_size)
+    assert await store.resource_version() > 20_000
+    assert max(sizes[100:]) <= max(sizes[:100]) * 1.05
+    await store.close()
+
+
+async def test_what_a_mass_of_deletions_freed_is_given_back(path: Path) -> None:
+    store = await open_store(f"sqlite:///{path}", changes_kept=1000)
+    for start in range(0, 2000, 1000):
+        puts = [Put(a_manifest(f"w{n}", args=("x" * 4000,))) for n in range(start, start + 1000)]
+        await store.apply(puts, now=NOW)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("update workloads set spec = '{}' where id != 'w0'; pragma wal_checkpoint(TRUNCATE)")
+    large = path.stat().st_size
+    script = StoreScript(store)
+    for n in range(60):
+        await script.put("w0", args=(str(n),))
+    await store.close()
+    assert path.stat().st_size < large / 2
+
+
+async def test_a_reader_that_never_ends_does_not_make_the_log_grow_once_it_has_gone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "WAL_BYTES", 2**20)
+    monkeypatch.setattr(engine, "_WAL_AGAIN_S", 0)
+    monkeypatch.setattr(engine, "WAL_KEPT_BYTES", 2**20)
+    store = await open_store(f"sqlite:///{path}")
+    log = path.with_name("kakuri.db-wal")
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("begin")
+        reader.execute("select * from workloads").fetchall()
+        while log.stat().st_size < 2 * 2**20:
+            await store.apply([Put(a_manifest("w", args=(os.urandom(50_000).hex(),)))], now=NOW)
+    await store.apply([Put(a_manifest("after"))], now=NOW)
+    assert log.stat().st_size <= 2**20
+    await store.close()
 
 
 async def test_a_closed_store_says_so(path: Path) -> None:

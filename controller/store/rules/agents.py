@@ -13,8 +13,9 @@ from controller.store.batch import Batch
 from controller.store.contract import NotFound, Recorded
 from controller.store.records import NodeRecord, Usage
 from controller.store.rules.fence import check_lead
+from controller.store.rules.restore import note_unknown, seen, unseen
 from controller.store.rules.transitions import answered, fenced, lost, observed, told
-from controller.store.tables import Tables
+from controller.store.tables import RELEASED, Tables
 from kakuri.model import BY_HAND, Allocation, ByHand, Desired, EventDraft, EventType, Node, NodeRegistration, Reason
 
 
@@ -27,8 +28,12 @@ def register_node(
     if old is not None and old.registration == registration:
         return (old.shown(usage), False), batch
     if old is None:
-        new = _new_node(id_, registration, now, new_uid())
-        batch.insert_node(new, forgotten=id_ in tables.forgotten_nodes())
+        forgotten = tables.forgotten_nodes()
+        new = _new_node(id_, registration, now, new_uid(), schedulable=forgotten.get(id_) != RELEASED)
+        batch.insert_node(new, forgotten=id_ in forgotten)
+        if not new.schedulable:
+            message = "it was released and has registered here again; it stays cordoned until a person uncordons it"
+            batch.tell(_node_event(id_, EventType.WARNING, "Cordoned", message))
     else:
         new = replace(old, registration=registration, registered_at=now)
         if old.registration is None:
@@ -50,12 +55,12 @@ def register_node(
 _NOT_YET_HEARD = "its agent registered and was not yet heard of since"
 
 
-def _new_node(id_: str, registration: NodeRegistration, now: datetime, uid: str) -> NodeRecord:
+def _new_node(id_: str, registration: NodeRegistration, now: datetime, uid: str, *, schedulable: bool) -> NodeRecord:
     return NodeRecord(
         id=id_,
         uid=uid,
         labels={},
-        schedulable=True,
+        schedulable=schedulable,
         generation=1,
         created_at=now,
         ready=False,
@@ -123,13 +128,19 @@ def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) 
     released = _note_by_hand(tables, batch, report)
     if report.full:
         _note_inventory(tables, batch, report.node, epoch)
+    held = tables.restored() is not None
     ours = {o.id: o for o in report.allocations if o.origin == tables.cluster_id}
     ids = None if report.full else {*ours, *report.gone}
     rows = _rows_on(tables, report.node, ids)
     dirty: set[str] = set()
+    after: Allocation | None
     for row in rows.values():
         if row.id in ours:
-            after: Allocation | None = observed(row, ours[row.id], ledger_uid=report.ledger_uid, now=now)
+            after = observed(row, ours[row.id], ledger_uid=report.ledger_uid, now=now)
+            if held and row.observed_at is None:
+                after = seen(after, ours[row.id], now=now)
+        elif held and (report.full or row.id in report.gone):
+            after = unseen(row)
         elif report.full or row.id in report.gone:
             after = _missing(row, report, now)
         else:
@@ -141,9 +152,12 @@ def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) 
     unknown = ours.keys() - rows.keys()
     # A row that is bound to another node is no orphan: its node answers for it.
     elsewhere = {a.id for a in tables.allocations(unknown)} if unknown else set()
+    unknown -= elsewhere
+    if held:
+        note_unknown(tables, batch, report, ours, unknown)
     recorded = Recorded(
         dirty=frozenset(dirty),
-        orphans=tuple(sorted(unknown - elsewhere)),
+        orphans=() if held else tuple(sorted(unknown)),
         released=released,
         unsent=any(a.accepted_revision < a.revision for a in batch.allocations.updated.values())
         or tables.has_errands(report.node, besides=batch.allocations.updated),
@@ -196,8 +210,7 @@ def _missing(row: Allocation, report: Report, now: datetime) -> Allocation | Non
         return None
     if row.accepted_revision == 0:
         return row  # not there yet
-    overtaken = report.asked_at is not None and row.observed_at is not None and row.observed_at > report.asked_at
-    if report.full and overtaken:
+    if report.full and row.id in report.spared:
         return row  # accepted while the answer was on its way
     return lost(row, f"node {row.node} has it no more", now=now)
 

@@ -12,7 +12,7 @@ from controller.store.batch import Batch
 from controller.store.contract import InUse, NotFound
 from controller.store.records import NodeRecord, Usage
 from controller.store.rules.fence import check_lead
-from controller.store.tables import Tables
+from controller.store.tables import RELEASED, Tables
 from kakuri.model import Allocation, Desired, Drain, EventDraft, EventType, Node, Reason, State, Tombstone
 
 
@@ -39,9 +39,7 @@ def drain(
 
 def replace_deadline(old: Drain, deadline_at: datetime | None) -> Drain:
     """A drain that goes on with another deadline is the same drain."""
-    if deadline_at == old.deadline_at:
-        return old
-    return old.with_(deadline_at=deadline_at, overdue=False)
+    return old if deadline_at == old.deadline_at else old.with_(deadline_at=deadline_at)
 
 
 def drain_event(id_: str, old: Drain | None, new: Drain | None) -> EventDraft:
@@ -52,27 +50,15 @@ def drain_event(id_: str, old: Drain | None, new: Drain | None) -> EventDraft:
     return _event(id_, EventType.NORMAL, "DrainStarted", f"it {began}, {until}")
 
 
-def record_drain(
-    tables: Tables, id_: str, seen: Drain, *, done: bool, overdue: str, epoch: int, now: datetime
-) -> tuple[None, Batch]:
-    """How far this drain has come. done: nothing is left to do; overdue: what the deadline found there, in words. Each
-    is told once; what is said of an earlier drain, or of one with another deadline, is dropped."""
+def record_drained(tables: Tables, id_: str, seen: Drain, *, epoch: int, now: datetime) -> tuple[None, Batch]:
+    """Nothing is left to do of the drain that was seen. It is told once; of an earlier drain, never."""
     check_lead(tables, epoch)
     batch = Batch(now)
     old = tables.nodes([id_]).get(id_)
-    if old is None or old.drain is None:
+    if old is None or old.drain is None or old.drain.asked_at != seen.asked_at or old.drain.drained_at is not None:
         return None, batch
-    if (old.drain.asked_at, old.drain.deadline_at) != (seen.asked_at, seen.deadline_at):
-        return None, batch
-    now_is = old.drain
-    if overdue and not now_is.overdue:
-        now_is = now_is.with_(overdue=True)
-        batch.tell(_event(id_, EventType.WARNING, "DrainDeadline", f"the deadline has passed; stopping {overdue}"))
-    if done and now_is.drained_at is None:
-        now_is = now_is.with_(drained_at=now)
-        batch.tell(_event(id_, EventType.NORMAL, Reason.DRAINED, "nothing is left there, and what was moved runs"))
-    if now_is != old.drain:
-        batch.nodes.update(replace(old, drain=now_is))
+    batch.nodes.update(replace(old, drain=old.drain.with_(drained_at=now)))
+    batch.tell(_event(id_, EventType.NORMAL, Reason.DRAINED, "nothing is left there, and what was moved runs"))
     return None, batch
 
 
@@ -94,7 +80,7 @@ def forget(tables: Tables, id_: str, *, released: bool, now: datetime) -> tuple[
     for row in rows:
         if row.live or row.accepted_revision < row.revision:
             bury(batch, row, Reason.NODE_FORGOTTEN, why)
-    retire(batch, id_, rows, why=why, now=now)
+    retire(batch, id_, rows, why=why, now=now, how=RELEASED if released else "")
     for tombstone in tables.tombstones_on([id_]):
         if tombstone.blocks:
             # The person who says that the node is gone says that nothing runs there any more.
@@ -116,7 +102,7 @@ def forget(tables: Tables, id_: str, *, released: bool, now: datetime) -> tuple[
     return owners | {t.workload for t in tables.tombstones_on([id_])}, batch
 
 
-def retire(batch: Batch, id_: str, rows: Sequence[Allocation], *, why: str, now: datetime) -> None:
+def retire(batch: Batch, id_: str, rows: Sequence[Allocation], *, why: str, now: datetime, how: str = "") -> None:
     """The node is shown no more. Its allocations' rows stay, ended: they say what must not run again (a job that has
     run); the planner drops them like those of any node, and the node's own row goes with the last of them."""
     left = 0
@@ -128,8 +114,8 @@ def retire(batch: Batch, id_: str, rows: Sequence[Allocation], *, why: str, now:
         after = _given_up(row, why, now)
         if after != row:
             batch.update_allocation(after)
-    if left:
-        batch.forgotten.add(id_)
+    if left or how == RELEASED:
+        batch.forgotten[id_] = how
     else:
         batch.nodes.delete(id_)
 

@@ -13,7 +13,7 @@ from controller.store.batch import Batch
 from controller.store.contract import Applied, Invalid
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
 from controller.store.rules.fence import check_lead
-from controller.store.tables import Tables
+from controller.store.tables import RELEASED, Tables
 from kakuri.model import Allocation, Desired, Reason, Tombstone
 
 
@@ -64,7 +64,7 @@ def _load(tables: Tables, todo: Sequence[WorkloadPlan], now: datetime) -> "_Desk
     targets = {a.node for w in todo for a in w.actions if isinstance(a, Place)}
     nodes = tables.nodes(targets) if targets else {}
     removes = any(isinstance(a, Remove) for w in todo for a in w.actions)
-    forgotten = tables.forgotten_nodes() if removes else set()
+    forgotten = tables.forgotten_nodes() if removes else {}
     workloads = tables.workloads([w.workload_id for w in todo]) if todo else {}
     acted_on = [w.workload_id for w in todo if w.actions and w.workload_id in workloads]
     rows = tables.allocations_of(acted_on) if acted_on else []
@@ -79,7 +79,7 @@ class _Desk:
     now: datetime
     batch: Batch
     nodes: dict[str, NodeRecord]
-    forgotten: set[str]
+    forgotten: dict[str, str]
     workloads: dict[str, WorkloadRecord]
     allocations: dict[str, dict[str, Allocation]]
     """By workload, by id."""
@@ -120,15 +120,16 @@ class _Desk:
 
     def clear_forgotten(self, tables: Tables) -> None:
         """A forgotten node's own row goes with the last allocation that refers to it."""
-        for node in sorted(self.forgotten) if self.cleared else ():
-            if all(a.id in self.cleared for a in tables.allocations_on(node)):
+        for node, how in sorted(self.forgotten.items()) if self.cleared else ():
+            if how != RELEASED and all(a.id in self.cleared for a in tables.allocations_on(node)):
                 self.batch.nodes.delete(node)
 
     def _still_there(self, place: Place) -> bool:
         # A node that came back with another ledger since must not be sent a start that names the old one.
         node = self.nodes.get(place.node)
-        # One that fell silent since may be lost already, and what is placed there would not be among what it lost.
-        return node is not None and node.ready and node.ledger_uid == place.ledger_uid
+        # One that fell silent since may be lost already, and what is placed there would not be among what it lost. Nor
+        # is anything placed where a person has been told since that nothing will be.
+        return node is not None and node.ready and node.schedulable and node.ledger_uid == place.ledger_uid
 
     def _forget(self, record: WorkloadRecord, rows: Mapping[str, Allocation]) -> None:
         if rows:

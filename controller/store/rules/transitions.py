@@ -82,6 +82,11 @@ def answered(row: Allocation, sent: Sent, *, ledger_uid: str, now: datetime) -> 
             finished_at=now,
             released=True,
         )
+    if newest and sent.result == "accepted" and sent.reason == Reason.FORGOTTEN and not row.released:
+        # Its agent knows that it has ended and will say no more of it: it was removed after the backup that this
+        # database was restored from.
+        end = {"state": State.FAILED, "reason": row.desired_reason, "message": sent.message, "finished_at": now}
+        after = after.with_(released=True, **({} if row.state.ended else end))
     after = _bound(after)
     return row if after == row else after.with_(observed_at=now)
 
