@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 from controller.api import build_api, serving
-from controller.api.ports import AgentUnreachable, LogsNotFound
+from controller.api.ports import AgentRefused, AgentUnreachable, LogsNotFound
+from controller.exchange import Released
 from controller.loops.driver import Driver
-from controller.nodes import Agents, LogNotFound, NodeError
+from controller.nodes import Agents, LogNotFound, NodeError, NodeUnreachable
 from controller.settings import ControllerSettings
 from controller.store import open_store
 from controller.store.contract import NotFound, Store
@@ -55,6 +56,24 @@ class NodeLogs:
             raise AgentUnreachable(error.message) from error
 
 
+class NodeReleases:
+    """Releases under the epoch that holds now, whoever leads, with what goes wrong in the API's words."""
+
+    def __init__(self, store: Store, agents: Agents) -> None:
+        self._store = store
+        self._agents = agents
+
+    async def release(self, address: str, *, held_by: str, stop: bool) -> Released:
+        """Raises AgentUnreachable, AgentRefused."""
+        try:
+            epoch = await self._store.lease_epoch()
+            return await self._agents.release(address, epoch=epoch, held_by=held_by, stop=stop)
+        except NodeUnreachable as error:
+            raise AgentUnreachable(error.message) from error
+        except NodeError as error:
+            raise AgentRefused(error.message) from error
+
+
 async def run(settings: ControllerSettings) -> None:
     """Serves until SIGTERM or SIGINT. Raises StoreError when the store can't be opened, OSError for a taken port."""
     log = get_logger("controller")
@@ -62,11 +81,20 @@ async def run(settings: ControllerSettings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, ended.set)
     clock = SystemClock()
-    store = await open_store(settings.store)
+    store = await open_store(
+        settings.store, serving=True, changes_kept=settings.keep_changes, events_kept=settings.keep_events
+    )
     agents = Agents(store.cluster_id)
     try:
         driver = Driver(store, agents, clock, settings.holder_name, settings.node_bounds)
-        api = build_api(store=store, kick=driver, logs=NodeLogs(store, agents), version=__version__, clock=clock.now)
+        api = build_api(
+            store=store,
+            kick=driver,
+            logs=NodeLogs(store, agents),
+            releases=NodeReleases(store, agents),
+            version=__version__,
+            clock=clock.now,
+        )
         async with serving(api, *split_address(settings.http)), asyncio.TaskGroup() as group:
             log.info("serving", http=settings.http, cluster_id=store.cluster_id, version=__version__)
             loops = group.create_task(driver.run())

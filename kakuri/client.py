@@ -149,9 +149,11 @@ class Client:
         answer = await self._json("GET", "/version")
         return str(answer.get("version", ""))
 
-    async def apply(self, objects: Sequence[Object], *, dry_run: bool = False) -> list[Outcome]:
-        """All of it in one transaction, or none."""
-        body = {"objects": list(objects)}
+    async def apply(
+        self, objects: Sequence[Object], *, deletes: Sequence[Object] = (), dry_run: bool = False
+    ) -> list[Outcome]:
+        """All of it in one transaction, or none. deletes: kind and id of each."""
+        body: Object = {"objects": list(objects)} | ({"deletes": list(deletes)} if deletes else {})
         query = {"dry_run": "1"} if dry_run else {}
         answer = await self._json("POST", "/apply", query=query, body=body, timeout_s=APPLY_S)
         return [Outcome(o["kind"], o["id"], o["result"], o.get("object")) for o in answer["outcomes"]]
@@ -208,9 +210,44 @@ class Client:
             # A server that ends watches at once must not be asked in a tight loop.
             await asyncio.sleep(RELIST_S)
 
-    async def delete(self, kind: str, id_: str) -> None:
-        """Asked for: a workload is gone when its containers are."""
-        await self._json("DELETE", self._path(kind, id_))
+    async def put(self, kind: str, manifest: Object, *, if_match: str) -> Object:
+        """The object as it is now. Raises ApiError 409 (Stale) when its ETag is another."""
+        path = self._path(kind, str(manifest["id"]))
+        return await self._json("PUT", path, body=manifest, headers={"If-Match": f'"{if_match}"'})
+
+    async def delete(self, kind: str, id_: str, *, force: bool = False) -> None:
+        """Asked for: a workload is gone when its containers are. force: at once, whatever still runs."""
+        await self._json("DELETE", self._path(kind, id_), query={"force": "1"} if force else {})
+
+    async def drain(self, node: str, deadline_s: int | None) -> Object:
+        """Asked for; the answer is how far it has come, as drain_progress gives it."""
+        return await self._json("POST", f"{self._path('Node', node)}/drain", body={"deadline_s": deadline_s})
+
+    async def drain_progress(self, node: str) -> Object:
+        """What is left there and why. Raises ApiError (NotDraining) when it is not being drained."""
+        return await self._json("GET", f"{self._path('Node', node)}/drain")
+
+    async def forget(self, node: str) -> None:
+        """The node is given up, with what it had."""
+        await self._json("POST", f"{self._path('Node', node)}/forget")
+
+    async def release(self, node: str, held_by: str = "", *, stop: bool = False) -> Object:
+        """Whether the agent is released, and what is left there. held_by: the cluster that holds it; else our own."""
+        body = {"stop": stop, **({"held_by": held_by} if held_by else {})}
+        return await self._json("POST", f"{self._path('Node', node)}/release", body=body)
+
+    async def hold(self) -> Object | None:
+        """A restored database that waits to be confirmed, and its difference to the nodes; None when none does."""
+        try:
+            return await self._json("GET", "/restore")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def confirm_restore(self, without: Sequence[str] = ()) -> None:
+        """It counts. without: nodes that are not waited for. Raises ApiError (Held) while others are."""
+        await self._json("POST", "/restore/confirm", body={"without": list(without)})
 
     async def explanation(self, workload: str) -> Sequence[Object]:
         """For each node whether the workload's next allocation fits there, and why not."""
@@ -249,10 +286,13 @@ class Client:
         *,
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float = ANSWER_S,
     ) -> Object:
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
-        async with self._response(method, path, query=query or {}, body=body, timeout=timeout) as response:
+        async with self._response(
+            method, path, query=query or {}, body=body, headers=headers, timeout=timeout
+        ) as response:
             with self._reading():
                 text = await response.read()
             if not text:
@@ -271,9 +311,10 @@ class Client:
         query: Mapping[str, str],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own, of several parts
         body: Object | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A good response. Raises ServerUnreachable or ApiError."""
-        response = await self._request(method, path, params=query, json=body, timeout=timeout)
+        response = await self._request(method, path, params=query, json=body, headers=headers, timeout=timeout)
         try:
             if response.status >= 400:
                 raise await self._error(response)

@@ -194,12 +194,14 @@ def a_snapshot(
         nodes = (a_node_view(),)
     machines = (nodes,) if isinstance(nodes, NodeView) else tuple(nodes)
     live = [a for w in views for a in w.allocations if a.live]
+    draining = {n.id: n.drain for n in machines}
     return Snapshot(
         now=now,
         workloads=views,
         nodes=tuple(_with_what_is_taken(n, [a for a in live if a.node == n.id]) for n in machines),
         runtime_classes={c.id: a_runtime_class(c.id) for c in BUILT_IN},
         seed=seed,
+        leaving=tuple(a for a in live if a.leaves_a_drain and draining.get(a.node) is not None),
     )
 
 

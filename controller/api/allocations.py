@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from controller.api.context import Api
-from controller.api.ports import LogsError, ObjectReads
+from controller.api.ports import AgentError, ObjectReads
 from controller.api.query import MAX_TAIL, NAME, SELECTOR, Param, Where, read_flag, read_int
 from controller.api.resource import Resource
 from controller.api.streams import begin, cut, gone, send
@@ -64,7 +64,7 @@ async def read_logs(api: Api, request: web.Request) -> web.StreamResponse:
     allocation = await api.store.get_allocation(ALLOCATIONS.check_id(request.match_info["id"]))
     response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"})
     log = api.logs.read(allocation, follow=follow, tail=tail, previous=previous)
-    error: LogsError | None = None
+    error: AgentError | None = None
     async with api.streams.until_shutdown(), asyncio.TaskGroup() as group:
         chunks: Chunks = asyncio.Queue(maxsize=4)
         pump = group.create_task(_pump(log, chunks))
@@ -77,7 +77,7 @@ async def read_logs(api: Api, request: web.Request) -> web.StreamResponse:
     return response
 
 
-Chunks = asyncio.Queue[bytes | LogsError | None]
+Chunks = asyncio.Queue[bytes | AgentError | None]
 """None: the log ends here."""
 
 
@@ -86,7 +86,7 @@ async def _pump(log: AsyncIterator[bytes], chunks: Chunks) -> None:
     try:
         async for chunk in log:
             await chunks.put(chunk)
-    except LogsError as error:
+    except AgentError as error:
         await chunks.put(error)
     else:
         await chunks.put(None)
@@ -94,7 +94,7 @@ async def _pump(log: AsyncIterator[bytes], chunks: Chunks) -> None:
 
 async def _relay(
     request: web.Request, response: web.StreamResponse, chunks: Chunks, *, patient: bool
-) -> LogsError | None:
+) -> AgentError | None:
     """What went wrong before the answer began. patient: a silent log's answer begins without its first chunk."""
     while not gone(request):
         try:
@@ -104,13 +104,13 @@ async def _relay(
             if patient:
                 await begin(request, response)
             continue
-        if isinstance(chunk, LogsError) and not response.prepared:
+        if isinstance(chunk, AgentError) and not response.prepared:
             return chunk
         await begin(request, response)
         match chunk:
             case None:
                 return None
-            case LogsError():
+            case AgentError():
                 cut(request)
                 return None
             case bytes():

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from controller.api.ports import AgentLogs, ApiStore, Kick
+from controller.api.ports import AgentLogs, AgentReleases, ApiStore, Kick
 from controller.api.streams import Streams
 from controller.api.watch import WatchHub
 
@@ -14,6 +14,7 @@ class Api:
     store: ApiStore
     kick: Kick
     logs: AgentLogs
+    releases: AgentReleases
     hub: WatchHub
     streams: Streams
     version: str

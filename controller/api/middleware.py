@@ -8,8 +8,8 @@ from time import perf_counter
 
 from aiohttp import web
 
-from controller.api.ports import LogsError
-from controller.api.problem import Problem, answer, internal, of_aiohttp, of_logs, of_store
+from controller.api.ports import AgentError
+from controller.api.problem import Problem, answer, internal, of_agent, of_aiohttp, of_store
 from controller.api.streams import BEGUN, cut
 from controller.store.contract import StoreError
 from kakuri.log import OncePer, get_logger
@@ -59,8 +59,8 @@ def _problem_of(error: Exception, request: web.Request) -> Problem:
             if problem.status >= 500 and _say(error.message):
                 _log.warning("store failed", reason=error.reason, error=error.message, path=request.path)
             return problem
-        case LogsError():
-            return of_logs(error)
+        case AgentError():
+            return of_agent(error)
         case web.HTTPException():
             return of_aiohttp(error, request)
         case _:

@@ -90,7 +90,10 @@ async def delete(api: Api, request: web.Request, resource: Resource[Any]) -> web
     kind = resource.kind
     assert kind != "Allocation"
     assert kind != "Event"
-    outcome = await _write(api, resource, Delete(kind, id_, if_match=if_match))
+    force = kind == "Workload" and read_flag(request, "force")
+    outcome = await _write(api, resource, Delete(kind, id_, if_match=if_match, force=force))
+    if force:
+        api.kick.nodes()  # they have something to be told
     if outcome.object is None:
         return web.json_response({"kind": resource.kind, "id": id_})
     return shown(outcome.object, status=202)

@@ -11,9 +11,11 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from controller.api.apply import MAX_WRITES
+from controller.api.node_acts import DrainBody, ReleaseBody
 from controller.api.problem import CONTENT_TYPE as PROBLEM_JSON
 from controller.api.query import NAME, Param
 from controller.api.resource import Resource
+from controller.api.restore import ConfirmBody
 from controller.api.route import JSON, Answer, Ref, Route
 from kakuri.model import NodeManifest, NodeRegistration, RuntimeClassManifest, WorkloadManifest
 from kakuri.validation import SERVER_OWNED
@@ -96,7 +98,7 @@ def _schema(schema: Ref | Any) -> dict[str, Any]:
 
 def _schemas(resources: Sequence[Resource[Any]]) -> dict[str, Any]:
     models: list[Any] = [(r.shown, "serialization") for r in resources]
-    models += [(m, "validation") for m in (*_MANIFESTS.values(), NodeRegistration)]
+    models += [(m, "validation") for m in (*_MANIFESTS.values(), NodeRegistration, DrainBody, ReleaseBody, ConfirmBody)]
     _, definitions = models_json_schema(models, ref_template=_REF)
     schemas: dict[str, Any] = definitions["$defs"]
     for resource in resources:
@@ -163,6 +165,14 @@ _NAMED = {
     "additionalProperties": False,
 }
 _TEXT = {"type": "string"}
+
+
+def _texts(*names: str, **others: Any) -> dict[str, Any]:
+    """A list of objects with these texts, and with others that are none."""
+    item = {"type": "object", "properties": {**dict.fromkeys(names, _TEXT), **others}, "required": [*names, *others]}
+    return {"type": "array", "items": item}
+
+
 _OWN: dict[str, Any] = {
     "Problem": {
         "type": "object",
@@ -205,6 +215,40 @@ _OWN: dict[str, Any] = {
             }
         },
         "required": ["nodes"],
+    },
+    "DrainProgress": {
+        "type": "object",
+        "properties": {
+            "node": _TEXT,
+            "state": {"enum": ["Draining", "Drained"]},
+            "ready": {"type": "boolean", "description": "false: what is there can't be ended."},
+            "asked_at": {"type": "string", "format": "date-time"},
+            "deadline_at": {"type": "string", "format": "date-time"},
+            "left": _texts("allocation", "workload", "state", "why"),
+            "waiting": _texts("workload", "why", slot={"type": "integer"}),
+            "moved": {"type": "integer", "description": "Slots that had to leave and need nothing more."},
+            "by_hand": {"type": "array", "items": _TEXT, "description": "Started at the agent; left alone."},
+        },
+        "required": ["node", "state", "ready", "asked_at", "left", "waiting", "moved", "by_hand"],
+    },
+    "ReleaseAnswer": {
+        "type": "object",
+        "properties": {
+            "node": _TEXT,
+            "released": {"type": "boolean"},
+            "left": {"type": "array", "items": _TEXT, "description": "Allocations that have not ended."},
+        },
+        "required": ["node", "released", "left"],
+    },
+    "Hold": {
+        "type": "object",
+        "properties": {
+            "restored_at": {"type": "string", "format": "date-time"},
+            "unread": {"type": "array", "items": _TEXT, "description": "Nodes that have not said what they have."},
+            "unknown": _texts("id", "workload", "node", slot={"type": "integer"}),
+            "missing": _texts("id", "workload", "node", slot={"type": "integer"}),
+        },
+        "required": ["restored_at", "unread", "unknown", "missing"],
     },
     "Version": {
         "type": "object",

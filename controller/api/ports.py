@@ -3,29 +3,34 @@
 One rule: handlers know these protocols and the values of the store's contract, never a store or an agent client.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from controller.exchange import Released
 from controller.plan.snapshot import Snapshot
-from controller.store.contract import AllocationFilter, Change, EventFilter, Outcome, Page, Write
-from kakuri.model import Allocation, Event, Node, NodeRegistration, RuntimeClass, Workload
+from controller.store.contract import AllocationFilter, Change, EventFilter, Hold, Outcome, Page, Write
+from kakuri.model import Allocation, Drain, Event, Node, NodeRegistration, RuntimeClass, Workload
 from kakuri.selector import Selector
 
 
-class LogsError(Exception):
-    """Why there is no log to read, in words for people."""
+class AgentError(Exception):
+    """Why an agent did not do as it was asked, in words for people."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
 
-class AgentUnreachable(LogsError):  # noqa: N818 - the reason's own name, as people see it
+class AgentUnreachable(AgentError):  # noqa: N818 - the reason's own name, as people see it
     """503: the node's agent does not answer, or answers that it can't now."""
 
 
-class LogsNotFound(LogsError):  # noqa: N818 - the reason's own name, as people see it
+class AgentRefused(AgentError):  # noqa: N818 - the reason's own name, as people see it
+    """409: the agent is another cluster's, or something there keeps it from it."""
+
+
+class LogsNotFound(AgentError):  # noqa: N818 - the reason's own name, as people see it
     """404: the agent has no such log: not started yet, no earlier attempt, or long removed."""
 
 
@@ -39,7 +44,12 @@ class Kick(Protocol):
 
 class AgentLogs(Protocol):
     def read(self, allocation: Allocation, *, follow: bool, tail: int, previous: bool) -> AsyncIterator[bytes]:
-        """The log as the container wrote it. tail: the last n lines, -1 for all. Raises LogsError."""
+        """The log as the container wrote it. tail: the last n lines, -1 for all. Raises AgentError."""
+
+
+class AgentReleases(Protocol):
+    async def release(self, address: str, *, held_by: str, stop: bool) -> Released:
+        """The agent there is no cluster's any more, or says what keeps it. Raises AgentError."""
 
 
 class WorkloadReads(Protocol):
@@ -98,4 +108,8 @@ class ApiStore(WatchStore, Protocol):
     async def ping(self) -> None: ...
     async def apply(self, writes: Sequence[Write], *, now: datetime, dry_run: bool = False) -> list[Outcome]: ...
     async def register_node(self, id_: str, registration: NodeRegistration, *, now: datetime) -> tuple[Node, bool]: ...
+    async def drain_node(self, id_: str, drain: Drain | None, *, now: datetime) -> tuple[Node, frozenset[str]]: ...
+    async def forget_node(self, id_: str, *, released: bool = False, now: datetime) -> frozenset[str]: ...
     async def load_snapshot(self, workload_ids: Sequence[str], *, now: datetime, seed: str) -> Snapshot: ...
+    async def hold(self) -> Hold | None: ...
+    async def confirm_restore(self, *, without: Collection[str] = (), now: datetime) -> None: ...

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from controller.api.ports import AgentUnreachable, LogsError, LogsNotFound
+from controller.api.ports import AgentError, AgentRefused, AgentUnreachable, LogsNotFound
 from controller.store import contract
 from controller.store.contract import StoreError
 
@@ -80,6 +80,7 @@ _STATUS: Mapping[type[StoreError], int] = {
     contract.Terminating: 409,
     contract.Stale: 409,
     contract.InUse: 409,
+    contract.Held: 409,
     contract.Invalid: 422,
     contract.Expired: 410,
     contract.Unavailable: 503,
@@ -100,12 +101,14 @@ def of_store(error: StoreError, place: Place = lambda error: error.pointer) -> P
     return Problem(status, error.reason, error.message, errors, _retry(status))
 
 
-def of_logs(error: LogsError) -> Problem:
+def of_agent(error: AgentError) -> Problem:
     match error:
         case LogsNotFound():
             return Problem(404, "LogsNotFound", error.message)
         case AgentUnreachable():
             return Problem(503, "AgentUnreachable", error.message, headers=_retry(503))
+        case AgentRefused():
+            return Problem(409, "AgentRefused", error.message)
         case _:
             return internal()
 

@@ -54,6 +54,7 @@ RESOURCE_VERSION = Param(
     "With watch: changes after this one. Without it: first all present objects, then a BOOKMARK, then changes.",
 )
 DRY_RUN = Param("dry_run", _FLAG, "1: judge everything and say what would be done, but write nothing.")
+FORCE = Param("force", _FLAG, "1: at once, whatever still runs; nodes end that when they can be told.")
 FOLLOW = Param("follow", _FLAG, "1: go on with what is written from now on.")
 PREVIOUS = Param("previous", _FLAG, "1: of the attempt before the present one.")
 TAIL = Param("tail", {"type": "integer", "minimum": -1, "maximum": MAX_TAIL}, "The last so many lines; -1: all.")

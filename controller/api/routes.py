@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from controller.api import health, objects
+from controller.api import health, node_acts, objects, restore
 from controller.api.allocations import ALLOCATIONS, read_logs
 from controller.api.apply import apply
 from controller.api.context import Api
@@ -14,6 +14,7 @@ from controller.api.nodes import NODES, register
 from controller.api.query import (
     DRY_RUN,
     FOLLOW,
+    FORCE,
     ID,
     IF_MATCH,
     IF_NONE_MATCH,
@@ -111,7 +112,7 @@ def _writes(resource: Resource[Any]) -> list[Route]:
                 202: Answer("It goes when what runs for it has ended.", {JSON: Ref(kind)}, ("ETag",)),
             },
             (400, 404, 409),
-            (ID, IF_MATCH),
+            (ID, IF_MATCH, FORCE) if resource is WORKLOADS else (ID, IF_MATCH),
         ),
     ]
 
@@ -142,6 +143,61 @@ ROUTES: tuple[Route, ...] = (
         (ID,),
         Ref("NodeRegistration"),
     ),
+    Route(
+        "POST",
+        "/nodes/{id}/drain",
+        "drainNode",
+        node_acts.drain,
+        "Cordons the node and has what runs there moved elsewhere, within each workload's max_unavailable.",
+        {202: Answer("How far it has come.", {JSON: Ref("DrainProgress")})},
+        (*_BODY, 404, 409),
+        (ID,),
+        Ref("DrainBody"),
+    ),
+    Route(
+        "GET",
+        "/nodes/{id}/drain",
+        "readDrain",
+        node_acts.read_drain,
+        "What is left on the node and why, and what was moved and does not run yet.",
+        {200: Answer("How far it has come.", {JSON: Ref("DrainProgress")})},
+        (404,),
+        (ID,),
+    ),
+    Route(
+        "DELETE",
+        "/nodes/{id}/drain",
+        "endDrain",
+        node_acts.end_drain,
+        "Ends a drain; the node stays cordoned.",
+        {200: Answer("The node.", {JSON: Ref("Node")}, ("ETag",))},
+        (404,),
+        (ID,),
+    ),
+    Route(
+        "POST",
+        "/nodes/{id}/forget",
+        "forgetNode",
+        node_acts.forget,
+        "Gives up a node that is gone, and what it had: that is replaced elsewhere, and ended there if it is back.",
+        {200: Answer("It is forgotten.", {JSON: Ref("Gone")})},
+        (404, 409),
+        (ID,),
+    ),
+    Route(
+        "POST",
+        "/nodes/{id}/release",
+        "releaseNode",
+        node_acts.release,
+        "Has the node's agent let go of the cluster that holds it, so that another one's controller may have it.",
+        {
+            200: Answer("It is released.", {JSON: Ref("ReleaseAnswer")}),
+            202: Answer("What is left there is being ended; ask again.", {JSON: Ref("ReleaseAnswer")}),
+        },
+        (*_BODY, 404, 409),
+        (ID,),
+        Ref("ReleaseBody"),
+    ),
     *_reads(RUNTIME_CLASSES, "RuntimeClasses"),
     *_writes(RUNTIME_CLASSES),
     *_reads(ALLOCATIONS, "Allocations"),
@@ -166,6 +222,26 @@ ROUTES: tuple[Route, ...] = (
         (*_BODY, 404, 409),
         (DRY_RUN,),
         Ref("ApplyBody"),
+    ),
+    Route(
+        "GET",
+        "/restore",
+        "readHold",
+        restore.read_hold,
+        "Whether the database was restored and waits to be confirmed, and how it differs from the nodes.",
+        {200: Answer("It waits.", {JSON: Ref("Hold")})},
+        (404,),
+    ),
+    Route(
+        "POST",
+        "/restore/confirm",
+        "confirmRestore",
+        restore.confirm,
+        "Has the restored database count: what it does not know is ended, what is missing is replaced.",
+        {200: _OK},
+        (*_BODY, 404, 409),
+        (),
+        Ref("ConfirmBody"),
     ),
     Route("GET", "/healthz", "healthz", health.alive, "The process is alive.", {200: _OK}),
     Route("GET", "/readyz", "readyz", health.ready, "Requests can be served now.", {200: _OK}),

@@ -18,7 +18,7 @@ from aiohttp import web
 from controller.api.context import Api
 from controller.api.middleware import around
 from controller.api.openapi import describe
-from controller.api.ports import AgentLogs, ApiStore, Kick
+from controller.api.ports import AgentLogs, AgentReleases, ApiStore, Kick
 from controller.api.query import check_known
 from controller.api.route import Route
 from controller.api.routes import RESOURCES, ROUTES
@@ -44,6 +44,7 @@ def build_api(
     store: ApiStore,
     kick: Kick,
     logs: AgentLogs,
+    releases: AgentReleases,
     version: str,
     clock: Callable[[], datetime],
     new_id: Callable[[], str] = lambda: f"wl-{secrets.token_hex(5)}",
@@ -54,6 +55,7 @@ def build_api(
         store=store,
         kick=kick,
         logs=logs,
+        releases=releases,
         hub=WatchHub(store, RESOURCES),
         streams=Streams(),
         version=version,

@@ -6,7 +6,7 @@ One rule: a loop never retries; a pass that failed is logged once a minute, and 
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from controller.loops.agenda import Agenda, Kick
@@ -176,7 +176,7 @@ class Driver:
         present = {a.node: a for a in await self._store.agent_addresses()}
         for name, state in list(self._nodes.items()):
             now = present.get(name)
-            if now is None or (now.address, now.ledger_uid) != (state.address.address, state.address.ledger_uid):
+            if now is None or replace(now, ready=True) != replace(state.address, ready=True):
                 for task in state.tasks:
                     task.cancel()
                 del self._nodes[name]

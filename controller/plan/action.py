@@ -6,7 +6,7 @@ An action is so exact that carrying it out leaves nothing to choose.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from kakuri.model import Allocation, Desired, EventDraft, OnDisconnect, Reason, State, WorkloadSpec, WorkloadStatus
 
@@ -136,7 +136,7 @@ def carried_out(rows: Iterable[Allocation], actions: Iterable[Action], now: date
     for action in actions:
         match action:
             case Place():
-                after[action.allocation_id] = _new_row(action, now)
+                after[action.allocation_id] = _new_row(action, _later_than(after.values(), action.slot, now))
             case Update(id_, generation, spec):
                 row = after[id_]
                 after[id_] = row.with_(
@@ -157,6 +157,13 @@ def carried_out(rows: Iterable[Allocation], actions: Iterable[Action], now: date
             case Forget():
                 after.clear()
     return tuple(after.values())
+
+
+def _later_than(rows: Iterable[Allocation], slot: int, now: datetime) -> datetime:
+    """Now, or a moment after the slot's newest: what is the newest must not hang on a clock that was set back, nor on
+    that of another controller."""
+    newest = max((r.created_at for r in rows if r.slot == slot), default=None)
+    return now if newest is None or newest < now else newest + timedelta(microseconds=1)
 
 
 def _new_row(place: Place, now: datetime) -> Allocation:

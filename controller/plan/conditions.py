@@ -24,17 +24,23 @@ _WORST_FIRST = (
     Reason.BACK_OFF,
 )
 _MILD = (
+    Reason.NODE_LOST,
     Reason.RUNTIME_UNREACHABLE,
     Reason.NODE_SILENT,
     Reason.PULLING,
     Reason.STARTING,
     Reason.UPDATING,
+    Reason.DRAINED,
     Reason.STOPPED,
     Reason.SCHEDULING,
 )
-_QUIET = frozenset({*_MILD, Reason.SCALING_DOWN}) - {Reason.RUNTIME_UNREACHABLE, Reason.NODE_SILENT}
+_QUIET = frozenset({*_MILD, Reason.SCALING_DOWN}) - {
+    Reason.NODE_LOST,
+    Reason.RUNTIME_UNREACHABLE,
+    Reason.NODE_SILENT,
+}
 """Reasons that are the usual course of things: a workload with these alone goes on."""
-_TOLD_HERE = frozenset({Reason.UNSCHEDULABLE, Reason.BACK_OFF, Reason.NODE_SILENT})
+_TOLD_HERE = frozenset({Reason.UNSCHEDULABLE, Reason.BACK_OFF, Reason.NODE_LOST, Reason.NODE_SILENT})
 """Reasons that an event is made of here. What an agent reports is told where the report is recorded."""
 
 
@@ -129,6 +135,8 @@ def _why(outlook: Outlook, slot: Slot) -> Waiting | None:
     if slot.number in outlook.nowhere:
         return Waiting(slot.number, Reason.UNSCHEDULABLE, outlook.why_nowhere)
     current = slot.current
+    if (blocked := _blocked(outlook, slot)) is not None:
+        return blocked
     if current is None:
         return Waiting(slot.number, Reason.SCHEDULING, "waits for a place")
     match slot.standing:
@@ -157,11 +165,24 @@ def _why(outlook: Outlook, slot: Slot) -> Waiting | None:
             return Waiting(slot.number, Reason.SCHEDULING, "waits for a place")
 
 
+def _blocked(outlook: Outlook, slot: Slot) -> Waiting | None:
+    """For a slot that would be placed if it were not for what a tombstone says of it."""
+    tombstone = next((t for t in outlook.view.tombstones if t.slot == slot.number), None)
+    if tombstone is None or not (slot.standing is Standing.EMPTY or slot.rerun):
+        return None
+    may_run = f"{tombstone.id} may still run on {tombstone.node} ({tombstone.message})"
+    cure = f"it is placed when that node has nothing of it, or after `kakuri node forget {tombstone.node}`"
+    return Waiting(slot.number, tombstone.reason, f"{may_run}; {cure}")
+
+
 def _turn(outlook: Outlook, slot: Slot, current: Allocation) -> Waiting:
     if (pausing := outlook.pausing) is not None:
         return Waiting(slot.number, Reason.PAUSED, f"keeps the earlier spec: slot {pausing.number} did not come up")
     if current.live and current.state.ended:
         return Waiting(slot.number, Reason.UPDATING, f"waits until nothing of {current.id} is left on {current.node}")
+    node = outlook.nodes.get(current.node)
+    if node is not None and node.drain is not None and current.live:
+        return Waiting(slot.number, Reason.UPDATING, f"{node.id} is being drained: it changes when it moves")
     limit = outlook.view.spec.max_unavailable
     told = f"waits its turn: {outlook.down} not up for {STEADY_S} s, max_unavailable is {limit}"
     return Waiting(slot.number, Reason.UPDATING, told)
@@ -169,6 +190,10 @@ def _turn(outlook: Outlook, slot: Slot, current: Allocation) -> Waiting:
 
 def _unsure(outlook: Outlook, slot: Slot, current: Allocation) -> Waiting:
     if (silence := _silence(outlook, current.node)) is not None:
+        node = outlook.nodes.get(current.node)
+        if node is not None and node.lost:
+            kept = f"{current.id} is kept for it; next: bring it back, or `kakuri node forget {node.id}`"
+            return Waiting(slot.number, Reason.NODE_LOST, f"{silence}; {kept}")
         return Waiting(slot.number, Reason.NODE_SILENT, f"{silence}; {current.id} is kept for it")
     return Waiting(slot.number, current.reason, current.message or f"{current.id} on {current.node}")
 
@@ -193,7 +218,8 @@ def _silence(outlook: Outlook, node_id: str) -> str | None:
     if node is None:
         return f"node {node_id} is not registered"
     if not node.ready:
-        return f"node {node_id} is silent" + (f" ({node.message})" if node.message else "")
+        how = "lost" if node.lost else "silent"
+        return f"node {node_id} is {how}" + (f" ({node.message})" if node.message else "")
     return None
 
 
@@ -206,6 +232,9 @@ def _failure(slot: Slot) -> Waiting:
     """The end of a slot that has failed for good."""
     assert slot.current is not None
     end = slot.current
+    if end.desired_reason == Reason.DRAINED and end.reason != Reason.COMPLETED:
+        message = f"{end.id} was stopped because {end.node} was drained; a job that has run is not run again"
+        return Waiting(slot.number, Reason.DRAINED, message)
     exit_ = f"exit code {end.exit_code}" if end.exit_code is not None else f"{end.id} failed on {end.node}"
     return Waiting(slot.number, end.reason or Reason.ERROR, end.message or exit_)
 
@@ -264,7 +293,11 @@ def _last_words(outlook: Outlook) -> str:
     live = [a for a in outlook.rows if a.live]
     if not live:
         return "nothing of it runs any more; its nodes are forgetting it"
-    first = _leaving(outlook, min(live, key=lambda a: a.id), Reason.DELETED).message
+    # What waits for a silent node is told first: a person may have to do something.
+    stuck = [a for a in live if _silence(outlook, a.node) is not None]
+    first = _leaving(outlook, min(stuck or live, key=lambda a: a.id), Reason.DELETED).message
+    if stuck:
+        first += f"; next: bring it back, or `kakuri delete --force {outlook.view.id}`"
     return first if len(live) == 1 else f"{first}, and {len(live) - 1} more"
 
 

@@ -21,6 +21,7 @@ class Lack(StrEnum):
     RUNTIME_CLASS = "runtime class"
     SELECTOR = "selector"
     NOT_READY = "not ready"
+    DRAINING = "draining"
     CORDONED = "cordoned"
     MEMORY = "memory"
     CPU = "cpu"
@@ -51,6 +52,12 @@ class Room:
     def __init__(self, snapshot: Snapshot) -> None:
         self._nodes = {n.id: n for n in sorted(snapshot.nodes, key=lambda n: n.id)}
         self._classes = snapshot.runtime_classes
+
+    def copy(self) -> "Room":
+        """The same room, to try something in."""
+        twin = object.__new__(Room)
+        twin._nodes, twin._classes = dict(self._nodes), self._classes
+        return twin
 
     def search(self, spec: WorkloadSpec, taken: Mapping[str, int]) -> "Search":
         """A search for places for one workload. taken: how many allocations of it each node has already."""
@@ -134,6 +141,7 @@ def _fits(spec: WorkloadSpec, node: NodeView) -> bool:
     return (
         node.ready
         and node.schedulable
+        and node.drain is None
         and spec.runtime_class in node.runtime_classes
         and spec.memory_mb <= node.memory_mb - node.used_memory_mb
         and spec.cpu_millicores <= node.cpu_millicores - node.used_cpu_millicores
@@ -156,7 +164,9 @@ def _misfits(spec: WorkloadSpec, node: NodeView, classes: Mapping[str, RuntimeCl
         found.append(Misfit(Lack.SELECTOR, f"it lacks the label {' and '.join(wrong)} of node_selector"))
     if not node.ready:
         found.append(Misfit(Lack.NOT_READY, f"it is not ready ({silence})", silence))
-    if not node.schedulable:
+    if node.drain is not None:
+        found.append(Misfit(Lack.DRAINING, "it is being drained"))
+    elif not node.schedulable:
         found.append(Misfit(Lack.CORDONED, "it is cordoned"))
     free_mb = node.memory_mb - node.used_memory_mb
     if spec.memory_mb > free_mb:
@@ -203,6 +213,8 @@ def _counted(lack: Lack, notes: list[str], spec: WorkloadSpec) -> str:
             return f"{n} {lacks} the labels of node_selector ({_selector(spec)})"
         case Lack.NOT_READY:
             return f"{n} {is_} not ready ({causes})"
+        case Lack.DRAINING:
+            return f"{n} {is_} being drained"
         case Lack.CORDONED:
             return f"{n} {is_} cordoned"
         case Lack.MEMORY:
@@ -225,7 +237,7 @@ def _advice(lack: Lack, spec: WorkloadSpec, nodes: list[NodeView], classes: Mapp
             return f"give a node the labels {_selector(spec)}, or change node_selector"
         case Lack.NOT_READY:
             return "see why the agent there does not answer, or add a node"
-        case Lack.CORDONED:
+        case Lack.DRAINING | Lack.CORDONED:
             return "make a node schedulable again, or add one"
         case Lack.MEMORY:
             return "lower memory_mb, remove what is needed less, or add a node"

@@ -21,12 +21,14 @@ from controller.plan.action import (
     Place,
     Plan,
     Remove,
+    Staying,
     Stop,
     Update,
     WorkloadPlan,
     carried_out,
 )
 from controller.plan.conditions import Outlook, events_of, status_of, waiting_of
+from controller.plan.drain import Evacuation, Part, evacuate, on_draining
 from controller.plan.place import Room
 from controller.plan.replace import Slot, Slots, Standing, sort_into_slots
 from controller.plan.snapshot import NodeView, Snapshot, WorkloadView
@@ -37,7 +39,7 @@ KEPT_ENDS = 1
 """Ended allocations kept beside a slot's newest, for the logs of the run before. More only fills the node's disk."""
 TOLD_PLACEMENTS = 10
 """Placements of one workload that get an event each; of a larger batch the rest is told in one."""
-_AGENT_SEES = ("labels", "restart_policy", "max_restarts", "termination_grace_s")
+_AGENT_SEES = ("labels", "restart_policy", "max_restarts", "termination_grace_s", "on_disconnect")
 """The in-place fields that change what an agent does. A change of the others needs no word to it."""
 
 
@@ -45,7 +47,12 @@ def plan(snapshot: Snapshot) -> Plan:
     """The decisions for every workload of the snapshot, in the order of their ids."""
     room = Room(snapshot)
     nodes = {n.id: n for n in snapshot.nodes}
-    decided = [_Draft(view, snapshot, nodes, room).decide() for view in sorted(snapshot.workloads, key=lambda w: w.id)]
+    drafts = [_Draft(view, snapshot, nodes, room) for view in sorted(snapshot.workloads, key=lambda w: w.id)]
+    for draft in drafts:
+        draft.draw()
+    # A drain looks for places in what all else leaves.
+    leaving = evacuate([d.part() for d in drafts], snapshot, room)
+    decided = [d.decide(leaving.get(d.id, Evacuation())) for d in drafts]
     # Why a slot has no place is told when all places of this pass are taken: the next pass will see the same room.
     return Plan(tuple(d.tell(room) for d in decided))
 
@@ -60,16 +67,36 @@ class _Draft:
         self._search = room.search(view.spec, Counter(a.node for a in view.allocations if a.live))
         self._actions: list[Action] = []
         self._nowhere: set[int] = set()
+        self._blocked = {t.slot for t in view.tombstones}
         self._sorted: tuple[int, Slots] | None = None
 
-    def decide(self) -> "_Decided":
+    @property
+    def id(self) -> str:
+        return self._view.id
+
+    def draw(self) -> None:
+        """All is decided but what drains ask for."""
         if self._view.deleting:
             self._end()
         else:
             self._run()
-        rows = self._rows()
+
+    def part(self) -> Part:
         slots = Slots((), ()) if self._view.deleting else self._slots()
-        return _Decided(self._view, tuple(self._actions), rows, slots, frozenset(self._nowhere), self._snapshot)
+        return Part(self._view, slots, paused=slots.pausing(self._nowhere) is not None)
+
+    def decide(self, evacuation: Evacuation) -> "_Decided":
+        self._actions += evacuation.stops
+        return _Decided(
+            view=self._view,
+            actions=tuple(self._actions),
+            rows=self._rows(),
+            slots=Slots((), ()) if self._view.deleting else self._slots(),
+            nowhere=frozenset(self._nowhere),
+            staying=evacuation.staying,
+            events=evacuation.events,
+            snapshot=self._snapshot,
+        )
 
     def _end(self) -> None:
         """Deletion: stop what lives, remove what has ended, forget the workload when nothing is left."""
@@ -92,13 +119,20 @@ class _Draft:
         self._update_in_place(self._slots())
         for slot in self._slots().wanted:
             for old in slot.older[KEPT_ENDS:]:
-                self._actions.append(Remove(old.id, f"slot {slot.number} has newer ends"))
+                if not self._shows_a_drain(old):
+                    self._actions.append(Remove(old.id, f"slot {slot.number} has newer ends"))
+
+    def _shows_a_drain(self, end: Allocation) -> bool:
+        """That the slot was moved from a node is known by this end until the node's drain is over."""
+        node = self._nodes.get(end.node)
+        return end.desired_reason == Reason.DRAINED and node is not None and node.drain is not None
 
     # -- a change of the spec, slot by slot ----------------------------------------------------------------------------
     def _change(self, slots: Slots) -> None:
         """Outdated slots make way for the present spec: first those that are down anyway, then as many of the others
         as max_unavailable allows. Nothing more is touched once a changed slot has come out badly."""
-        outdated = [s for s in slots.wanted if s.outdated]
+        # What is on a node that is being drained changes when it moves, and moves when it has a place.
+        outdated = [s for s in slots.wanted if s.outdated and on_draining(s.current, self._nodes) is None]
         if not outdated or slots.pausing(self._nowhere):
             return
         for slot in outdated:
@@ -142,6 +176,8 @@ class _Draft:
     # -- single actions ------------------------------------------------------------------------------------------------
     def _place(self, slot: Slot) -> bool:
         view = self._view
+        if slot.number in self._blocked:
+            return False
         found = self._search.take(avoid=slot.avoid)
         if found is None:
             self._nowhere.add(slot.number)
@@ -197,6 +233,9 @@ class _Decided:
     rows: tuple[Allocation, ...]
     slots: Slots
     nowhere: frozenset[int]
+    staying: tuple[Staying, ...]
+    events: tuple[EventDraft, ...]
+    """Of drains."""
     snapshot: Snapshot
 
     def tell(self, room: Room) -> WorkloadPlan:
@@ -220,17 +259,20 @@ class _Decided:
             actions=self.actions,
             status=status,
             status_changed=status != view.status,
-            events=(*_events_of_actions(view, self.actions), *events_of(view, status)),
+            events=(*_events_of_actions(view, self.actions), *self.events, *events_of(view, status)),
             waiting=waiting_of(outlook),
-            look_again_at=_look_again_at(self.slots, self.snapshot.now),
+            staying=self.staying,
+            look_again_at=_look_again_at(self.slots, outlook.nodes, self.snapshot.now),
         )
 
 
-def _look_again_at(slots: Slots, now: datetime) -> datetime | None:
-    """When a wait is over: a backoff, or the trial of a changed slot that others wait for."""
+def _look_again_at(slots: Slots, nodes: Mapping[str, NodeView], now: datetime) -> datetime | None:
+    """When a wait is over: a backoff, the trial of a changed or moved slot that others wait for, a drain's deadline."""
     times = [s.due for s in slots.wanted if s.standing is Standing.BACKING_OFF and s.due is not None]
-    if any(s.outdated for s in slots.wanted):
+    drains = [d for s in slots.wanted if (d := on_draining(s.current, nodes)) is not None]
+    if drains or any(s.outdated for s in slots.wanted):
         times += slots.settling(now)
+    times += [d.deadline_at for d in drains if d.deadline_at is not None and d.deadline_at > now]
     return min(times, default=None)
 
 

@@ -131,9 +131,12 @@ class Slots:
 
     def pausing(self, nowhere: Collection[int]) -> Slot | None:
         """The first slot that pauses a change, if any. nowhere: slots for which no node has room; one that had an
-        allocation before lost it to the change, one that never had one says nothing of the spec."""
+        allocation before lost it to the change, one that never had one says nothing of the spec, nor does one that
+        had to leave a node."""
         for slot in self.wanted:
-            if slot.came_out_badly or (slot.number in nowhere and slot.current is not None):
+            if slot.came_out_badly:
+                return slot
+            if slot.number in nowhere and slot.current is not None and slot.current.desired_reason != Reason.DRAINED:
                 return slot
         return None
 
@@ -164,10 +167,13 @@ def end_of(allocation: Allocation, policy: RestartPolicy, *, outdated: bool) -> 
         # A job may finish its work while the stop is on its way to it; then it is done all the same. Not so when a
         # change took it down: until its successor is up, the slot counts against max_unavailable.
         finished = allocation.reason == Reason.COMPLETED and policy is not RestartPolicy.ALWAYS and not outdated
-        return End.STOPPED if stopped_by_us and not finished else End.DONE
+        if finished or not stopped_by_us:
+            return End.DONE
     if Reason.NODE_LOST in {allocation.reason, allocation.desired_reason}:
         # What may have run must not run twice under Never.
         return End.FAILED if policy is RestartPolicy.NEVER else End.LOST
+    if allocation.desired_reason == Reason.DRAINED and policy is RestartPolicy.NEVER and allocation.started_once:
+        return End.FAILED
     if stopped_by_us:
         return End.STOPPED
     tried = allocation.started_once or allocation.reason in TRIED_REASONS

@@ -72,6 +72,9 @@ def node_state(object_: Object) -> str:
     ready = "Ready" if at(object_, "status", "ready") else "NotReady"
     mark = " (simulated)" if at(object_, "status", "simulated") else ""
     cordon = "" if object_.get("schedulable", True) else ",cordoned"
+    drain = at(object_, "status", "drain")
+    if drain:
+        cordon = ",drained" if at(drain, "drained_at") else ",draining"
     return f"{ready}{cordon}{mark}"
 
 

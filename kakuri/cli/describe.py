@@ -136,6 +136,7 @@ def _node(node: Object, now: datetime) -> list[str]:
         "reason": text(status, "reason"),
         "message": text(status, "message"),
         "schedulable": "yes" if node.get("schedulable", True) else "no",
+        "draining": _drain(at(status, "drain"), now),
         "address": text(status, "address"),
         "runtime": text(status, "runtime"),
         "agent version": text(status, "version"),
@@ -152,12 +153,25 @@ def _node(node: Object, now: datetime) -> list[str]:
         [text(r, "id"), text(r, "state"), text(r, "memory_mb"), text(r, "cpu_millicores")]
         for r in at(status, "by_hand") or []
     ]
+    given_up = [
+        [text(t, "id"), text(t, "reason"), ago(t.get("created_at"), now), text(t, "message")]
+        for t in at(status, "tombstones") or []
+    ]
     return [
         *_fields("Node", pairs),
         *_section("Runtime classes", ["CLASS", "HANDLER"], classes),
         *_section("Handlers that offer no class", ["HANDLER", "WHY"], unproved),
         *_section("Started by hand", ["ID", "STATE", "MEMORY MB", "CPU MILLICORES"], by_hand),
+        *_section("Given up, to be ended here", ["ALLOCATION", "REASON", "AGE", "MESSAGE"], given_up),
     ]
+
+
+def _drain(drain: Object | None, now: datetime) -> str:
+    if not drain:
+        return ""
+    done = f"; drained {ago(drain['drained_at'], now)} ago" if drain.get("drained_at") else ""
+    deadline = f", deadline {drain['deadline_at']}" if drain.get("deadline_at") else ", no deadline"
+    return f"since {ago(drain.get('asked_at'), now)}{deadline}{done}"
 
 
 def _allocation_pairs(allocation: Object, now: datetime) -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""kakuri controller, kakuri agent, kakuri db upgrade: this process becomes the one that does it.
+"""kakuri controller, kakuri agent, kakuri db …: this process becomes the one that does it.
 
 One rule: they are started as `python -m …`, and imported never: the client side stays free of SQL and CRI.
 """
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -15,24 +15,15 @@ PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_opt
 
 def controller(context: typer.Context) -> None:
     """Run a controller in the foreground (its own flags; see kakuri controller --help)."""
-    _become("controller", *context.args)
+    become("controller", *context.args)
 
 
 def agent(context: typer.Context) -> None:
     """Run a node agent in the foreground (its own flags; see kakuri agent --help)."""
-    _become("agent", *context.args)
+    become("agent", *context.args)
 
 
-def upgrade(
-    store: Annotated[
-        str, typer.Option("--store", metavar="URL", help="sqlite:////path or postgresql://user@host/name.")
-    ],
-) -> None:
-    """Bring a database's schema to what this version needs."""
-    _become("controller", "db", "upgrade", "--store", store)
-
-
-def _become(module: str, *arguments: str) -> NoReturn:
+def become(module: str, *arguments: str) -> NoReturn:
     sys.stdout.flush()
     # Else a folder of the module's name, where a person happens to be, would be run instead of ours.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}

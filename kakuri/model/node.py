@@ -77,8 +77,6 @@ class Drain(Model):
     """From then on what is still there is stopped, whether or not it can run elsewhere. None: never."""
     drained_at: datetime | None = None
     """When it was first found to be done."""
-    overdue: bool = False
-    """It was told that the deadline has passed with something left there."""
 
 
 class Tombstone(Model):

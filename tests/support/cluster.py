@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from support.agent_process import runtimes_of
 from support.ports import unused_port
 
 BOUND_S = 30.0
@@ -144,13 +145,19 @@ class Cluster:
         made.serve()
         return made
 
-    def agent(self, name: str, *, tree: Path | None = None, servers: list[Controller] | None = None) -> Process:
-        """Another node, registered and ready."""
+    def agent(
+        self,
+        name: str,
+        *more: str,
+        tree: Path | None = None,
+        servers: list[Controller] | None = None,
+    ) -> Process:
+        """Another node, registered and ready. more: flags of its agent."""
         told = servers if servers is not None else self.controllers
         if tree is not None:
             told = told[:1]
         flags = ["--node", name, "--state-dir", str(self.folder / name / "state"), "--runtime", "fake"]
-        flags += ["--grpc", f"127.0.0.1:{unused_port()}", "--json", "127.0.0.1:0"]
+        flags += ["--grpc", f"127.0.0.1:{unused_port()}", "--json", "127.0.0.1:0", *more]
         for controller in told:
             flags += ["--server", f"http://127.0.0.1:{controller.port}"]
         made = self.agents[name] = Process("agent", self.folder / name, flags, tree)
@@ -163,6 +170,10 @@ class Cluster:
             if process.running is not None:
                 process.signal(signal.SIGCONT)
             process.kill()
+        for agent in self.agents.values():
+            # Its runtime and its fencer outlive it.
+            for pid in runtimes_of(agent.folder):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

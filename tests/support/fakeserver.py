@@ -28,10 +28,13 @@ class FakeServer:
         self.logs: dict[tuple[str, bool], bytes] = {}
         self.refusals: list[tuple[int, Object]] = []
         """Each is the answer to one /apply to come."""
+        self.acts: dict[str, list[tuple[int, Object]]] = {}
+        """By method and path, as in "POST /nodes/n1/drain": the answers in turn, the last of them for ever."""
         self.page = 500
         self.changes: asyncio.Queue[Object] = asyncio.Queue()
         self.expire_watches = 0
         """So many watches to come are answered with 410."""
+        self.on_apply: Callable[[], object] = lambda: None
         self.on_watch: Callable[[], None] = lambda: None
         self.url = ""
 
@@ -60,6 +63,9 @@ class FakeServer:
             app.router.add_get(f"/{plural}", self._many(kind))
             app.router.add_get(f"/{plural}/{{id}}", self._one(kind))
             app.router.add_delete(f"/{plural}/{{id}}", self._delete(kind))
+            app.router.add_put(f"/{plural}/{{id}}", self._put(kind))
+        for act in ("drain", "forget", "release"):
+            app.router.add_route("*", f"/nodes/{{id}}/{act}", self._act)
         runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -86,6 +92,14 @@ class FakeServer:
         if self.refusals:
             return refusal(*self.refusals.pop(0))
         outcomes = [{"kind": o["kind"], "id": o["id"], "result": "created", "object": o} for o in body["objects"]]
+        self.on_apply()
+        deletes = body.get("deletes", ())
+        for named in deletes:
+            if named["id"] not in self.kinds[named["kind"]]:
+                return refusal(404, {"reason": "NotFound", "detail": f"there is no {named['kind']} {named['id']!r}"})
+        for named in deletes:
+            del self.kinds[named["kind"]][named["id"]]
+            outcomes.append({**named, "result": "deleting" if named["kind"] == "Workload" else "deleted"})
         return web.json_response({"outcomes": outcomes})
 
     async def _logs(self, request: web.Request) -> web.Response:
@@ -142,6 +156,24 @@ class FakeServer:
             return web.json_response(found) if found else self._missing(kind, request)
 
         return one
+
+    def _put(self, kind: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def put(request: web.Request) -> web.Response:
+            body = await self._note(request)
+            if self.refusals:
+                return refusal(*self.refusals.pop(0))
+            self.put({**self.kinds[kind].get(body["id"], {}), **body, "if_match": request.headers["If-Match"]}, kind)
+            return web.json_response(body)
+
+        return put
+
+    async def _act(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        answers = self.acts.get(f"{request.method} {request.path}")
+        if not answers:
+            return self._missing("Node", request)
+        status, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        return refusal(status, body) if status >= 400 else web.json_response(body, status=status)
 
     def _delete(self, kind: str) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def delete(request: web.Request) -> web.Response:

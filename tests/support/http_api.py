@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 
 from controller.api import build_api, serving
+from controller.exchange import Released
 from controller.store import open_store
 from controller.store.contract import Store
 from kakuri.model import Allocation
@@ -73,6 +74,21 @@ class ScriptedLogs:
 
 
 @dataclass
+class ScriptedReleases:
+    """Gives the answers in turn, the last of them for ever; an error is raised."""
+
+    answers: list[Released | Exception] = field(default_factory=lambda: [Released(released=True)])
+    asked: list[tuple[str, str, bool]] = field(default_factory=list)
+
+    async def release(self, address: str, *, held_by: str, stop: bool) -> Released:
+        self.asked.append((address, held_by, stop))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@dataclass
 class SteppedClock:
     """Each look at it is a millisecond later."""
 
@@ -123,6 +139,7 @@ class RunningApi:
     session: aiohttp.ClientSession
     kicks: Kicks
     logs: ScriptedLogs
+    releases: ScriptedReleases
     clock: SteppedClock
     stop: Callable[[], Awaitable[None]]
     """The server shuts down; clients stay."""
@@ -164,10 +181,12 @@ def _json(body: Any, headers: Mapping[str, str] | None) -> dict[str, Any]:
 async def running_api(*, store: Store | None = None, **options: Any) -> AsyncIterator[RunningApi]:
     """options: what build_api takes besides."""
     own = store or await open_store("memory://")
-    kicks, logs, clock = Kicks(), ScriptedLogs(), SteppedClock()
-    application = build_api(store=own, kick=kicks, logs=logs, version="1.2.3", clock=clock, **options)
+    kicks, logs, releases, clock = Kicks(), ScriptedLogs(), ScriptedReleases(), SteppedClock()
+    application = build_api(
+        store=own, kick=kicks, logs=logs, releases=releases, version="1.2.3", clock=clock, **options
+    )
     async with aiohttp.ClientSession() as session, AsyncExitStack() as server:
         host, port = await server.enter_async_context(serving(application, "127.0.0.1", 0))
-        yield RunningApi(f"http://{host}:{port}", own, session, kicks, logs, clock, server.aclose)
+        yield RunningApi(f"http://{host}:{port}", own, session, kicks, logs, releases, clock, server.aclose)
     if store is None:
         await own.close()

@@ -109,7 +109,8 @@ class ObjectAgents:
         self.told.extend(f"stop orphan {i}" for i in stops)
         self.told.extend(f"remove orphan {i}" for i in removals)
         await self.say()
-        return [Sent(e.allocation.id, e.allocation.revision, "accepted") for e in errands]
+        orphans = [Sent(i, 2**53, "accepted") for i in (*stops, *removals)]
+        return [*(Sent(e.allocation.id, e.allocation.revision, "accepted") for e in errands), *orphans]
 
     cluster_id: str = ""
 

@@ -138,10 +138,12 @@ async def test_the_long_runners_are_started_as_modules_with_their_own_flags(monk
     await kakuri("controller", "--http", "127.0.0.1:1", "--help")
     await kakuri("agent", "--node", "n1", "--shutdown")
     await kakuri("db", "upgrade", "--store", "sqlite:////x.db")
+    await kakuri("db", "backup", "--store", "sqlite:////x.db", "--to", "y")
     assert started == [
         ["-m", "controller", "--http", "127.0.0.1:1", "--help"],
         ["-m", "agent", "--node", "n1", "--shutdown"],
         ["-m", "controller", "db", "upgrade", "--store", "sqlite:////x.db"],
+        ["-m", "controller", "db", "backup", "--store", "sqlite:////x.db", "--to", "y"],
     ]
 
 

@@ -181,3 +181,21 @@ async def test_a_deadline_stops_a_job_and_is_told_once() -> None:
             return [e.count for e in events.items if e.reason == "Drained"] == [1]
 
         await world.until("the end is told", told)
+
+
+async def test_a_node_that_was_released_and_is_back_is_another_one_and_gets_ready_again() -> None:
+    async with a_world() as world:
+        await run_web(world)
+        first = (await world.store.get_node("n1")).uid
+        await world.store.forget_node("n1", released=True, now=world.clock.now())
+        # Before any loop has looked: the node's name, address and ledger are the same.
+        back = a_registration(ledger_uid=world.agents.ledger_uid)
+        await world.store.register_node("n1", back, now=world.clock.now())
+        world.driver.nodes()
+
+        async def ready() -> bool:
+            return (await world.store.get_node("n1")).status.ready
+
+        await world.until("it is ready", ready)
+        node = await world.store.get_node("n1")
+        assert (node.uid != first, node.schedulable) == (True, False)

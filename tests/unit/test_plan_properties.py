@@ -15,7 +15,7 @@ from controller.plan.place import why_not
 from controller.plan.reconcile import plan
 from controller.plan.replace import Standing, sort_into_slots
 from controller.plan.snapshot import Snapshot
-from kakuri.model import Allocation, Desired, RestartPolicy, State, ips_overlap
+from kakuri.model import Allocation, Desired, Drain, RestartPolicy, State, ips_overlap
 from support.toy_world import ToyWorld
 
 BOUNDED = settings(max_examples=120, deadline=None, derandomize="CI" in os.environ)
@@ -45,6 +45,8 @@ HAPPENINGS = (
     "node goes silent",
     "node comes back",
     "node is cordoned",
+    "node is drained",
+    "node is drained until soon",
     "time passes",
 )
 steps = st.lists(st.tuples(st.sampled_from(HAPPENINGS), st.integers(0, 11), st.integers(0, 11)), max_size=25)
@@ -102,9 +104,13 @@ def happen(world: ToyWorld, step: Step) -> None:
         case "node goes silent":
             world.nodes[node] = replace(world.nodes[node], ready=False, message="no answer")
         case "node comes back":
-            world.nodes[node] = replace(world.nodes[node], ready=True, schedulable=True, message="")
+            world.nodes[node] = replace(world.nodes[node], ready=True, schedulable=True, message="", drain=None)
         case "node is cordoned":
             world.nodes[node] = replace(world.nodes[node], schedulable=False)
+        case "node is drained" | "node is drained until soon":
+            until = world.now + timedelta(seconds=b) if what.endswith("soon") else None
+            drain = Drain(asked_at=world.now, deadline_at=until)
+            world.nodes[node] = replace(world.nodes[node], schedulable=False, drain=drain)
         case _:
             world.now += timedelta(seconds=1 + 7 * a * b)
 
@@ -139,6 +145,7 @@ def test_every_plan_keeps_to_what_must_never_be_broken(happened: list[Step]) -> 
         nothing_is_started_for_what_is_deleting(snapshot, decided)
         every_start_is_on_a_node_that_has_what_it_needs(snapshot, decided)
         at_most_max_unavailable_slots_are_down_by_a_change(snapshot, decided)
+        a_drain_stops_only_what_has_a_place_elsewhere(snapshot, decided)
         finished_slots_run_again_only_for_another_spec(snapshot, decided)
         every_slot_that_is_not_as_due_says_why(decided)
         world.apply(decided)
@@ -166,7 +173,7 @@ def test_whatever_happened_a_world_in_which_all_goes_well_settles_as_wanted(happ
         world.apply(world.plan())
     for name in NODES:
         world.nodes[name] = replace(
-            world.nodes[name], ready=True, schedulable=True, memory_mb=9000, cpu_millicores=9000
+            world.nodes[name], ready=True, schedulable=True, memory_mb=9000, cpu_millicores=9000, drain=None
         )
     for id_ in WORKLOADS:
         # What failed for good stays so until its spec changes; a port fits once on each of two nodes.
@@ -239,10 +246,34 @@ def at_most_max_unavailable_slots_are_down_by_a_change(snapshot: Snapshot, decid
         if view.deleting:
             continue
         slots = sort_into_slots(view, nodes, snapshot.now).wanted
-        up = {s.current.id for s in slots if s.standing is Standing.READY and s.current}
+        up = {
+            s.current.id
+            for s in slots
+            if s.standing is Standing.READY and s.current and not past_its_deadline(snapshot, s.current)
+        }
         stopped = [a for a in part.actions if isinstance(a, Stop) and a.allocation_id in up]
         down = sum(not s.available for s in slots)
         assert not stopped or len(stopped) + down <= view.spec.max_unavailable
+
+
+def past_its_deadline(snapshot: Snapshot, row: Allocation) -> bool:
+    drain = next(n.drain for n in snapshot.nodes if n.id == row.node)
+    return drain is not None and drain.deadline_at is not None and drain.deadline_at <= snapshot.now
+
+
+def a_drain_stops_only_what_has_a_place_elsewhere(snapshot: Snapshot, decided: Plan) -> None:
+    """And no job, and nothing on other nodes. All that it stopped fits at once beside what is there."""
+    drained = {n.id for n in snapshot.nodes if n.drain is not None}
+    rows = {a.id: a for w in snapshot.workloads for a in w.allocations}
+    views = {w.id: w for w in snapshot.workloads}
+    for stop in [a for a in decided.actions if isinstance(a, Stop) and a.reason == "Drained"]:
+        row = rows[stop.allocation_id]
+        assert row.node in drained
+        if past_its_deadline(snapshot, row):
+            continue
+        spec = views[row.workload].spec
+        assert spec.restart_policy is RestartPolicy.ALWAYS
+        assert any(why_not(spec, n, snapshot.runtime_classes) == [] for n in snapshot.nodes)
 
 
 def finished_slots_run_again_only_for_another_spec(snapshot: Snapshot, decided: Plan) -> None:

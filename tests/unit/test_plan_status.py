@@ -158,7 +158,10 @@ def slots(*rows: Allocation, **fields: Any) -> WorkloadView:
             (
                 State.TERMINATING,
                 "Deleted",
-                "web.0.00000000 can't be ended: node n2 is silent (no answer since 12:00)",
+                (
+                    "web.0.00000000 can't be ended: node n2 is silent (no answer since 12:00); "
+                    "next: bring it back, or `kakuri delete --force web`"
+                ),
             ),
             id="terminating for as long as the node is silent",
         ),
