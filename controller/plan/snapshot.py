@@ -39,7 +39,7 @@ class WorkloadView:
     status: WorkloadStatus
     allocations: tuple[Allocation, ...] = ()
     tombstones: tuple[Tombstone, ...] = ()
-    """Those that block a slot of it."""
+    """Those that hold a slot of it: it is placed when they are gone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from controller.store.contract import AllocationFilter, Change, EventFilter, Lea
 from controller.store.events import place_after
 from controller.store.records import NodeRecord, Restored, Usage, WorkloadRecord
 from controller.store.restored import NOT_HEARD_SINCE, RAISE
-from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables, Versions
+from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, TOMBSTONES_KEPT, Paging, Tables, Versions
 from kakuri.model import BUILT_IN, Allocation, Desired, Event, Reason, RuntimeClass, Tombstone
 from kakuri.selector import Selector
 
@@ -264,8 +264,8 @@ class MemoryTables:
     def tombstones_on(self, nodes: Collection[str]) -> list[Tombstone]:
         return [t for _, t in sorted(self._tombstones.items()) if t.node in nodes]
 
-    def tombstones_blocking(self, workload_ids: Collection[str]) -> list[Tombstone]:
-        return [t for _, t in sorted(self._tombstones.items()) if t.blocks and t.workload in workload_ids]
+    def tombstones_of(self, workload_ids: Collection[str]) -> list[Tombstone]:
+        return [t for _, t in sorted(self._tombstones.items()) if t.workload in workload_ids]
 
     # -- writing -----------------------------------------------------------------------------------------------------
     def write(self, batch: Batch) -> Versions:
@@ -375,6 +375,9 @@ class MemoryTables:
         if up_to > self._held_after:
             del self._changes[: up_to - self._held_after]
             self._held_after = up_to
+        spare = sorted((t for t in self._tombstones.values() if not t.blocks), key=lambda t: t.created_at)
+        for tombstone in spare[: max(0, len(self._tombstones) - TOMBSTONES_KEPT)]:
+            del self._tombstones[tombstone.id]
         newest_last = sorted(self._events.values(), key=lambda e: e.resource_version)
         for event in newest_last[: max(0, len(newest_last) - self._events_kept)]:
             del self._events[event.id]

@@ -25,7 +25,7 @@ from controller.store.batch import Adopt, Batch, Confirm
 from controller.store.contract import AllocationFilter, Change, EventFilter, Kind, Lease
 from controller.store.engine import Database, give_back_free_pages
 from controller.store.records import NodeRecord, Restored, Usage, WorkloadRecord
-from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, Paging, Tables, Versions
+from controller.store.tables import CHANGES_KEPT, EVENTS_KEPT, TOMBSTONES_KEPT, Paging, Tables, Versions
 from kakuri.model import Allocation, Event, RuntimeClass, Tombstone
 from kakuri.selector import Selector
 
@@ -188,8 +188,8 @@ class SqlTables:
     def tombstones_on(self, nodes: Collection[str]) -> list[Tombstone]:
         return tombstones.on_nodes(self._connection, nodes)
 
-    def tombstones_blocking(self, workload_ids: Collection[str]) -> list[Tombstone]:
-        return tombstones.blocking(self._connection, workload_ids)
+    def tombstones_of(self, workload_ids: Collection[str]) -> list[Tombstone]:
+        return tombstones.of_workloads(self._connection, workload_ids)
 
     # -- writing -----------------------------------------------------------------------------------------------------
     def write(self, batch: Batch) -> Versions:
@@ -235,6 +235,7 @@ class SqlTables:
         if before // step != after // step:
             changes.trim(self._connection, after - 1 - self._changes_kept)
             events.trim(self._connection, self._events_kept)
+            tombstones.trim(self._connection, TOMBSTONES_KEPT)
             if self._connection.dialect.name == "sqlite":
                 give_back_free_pages(self._connection)
 

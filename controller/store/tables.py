@@ -19,6 +19,9 @@ from kakuri.selector import Selector
 
 CHANGES_KEPT = 50_000
 """Fewer, and a watcher that was away for a while must list again; more, and the log outgrows the objects."""
+TOMBSTONES_KEPT = 10_000
+"""More, and nodes that never come back fill the table; fewer, and a start that is delayed for long may find none. What
+a node still has of one is ended by what it reports all the same."""
 EVENTS_KEPT = 10_000
 """For the whole store; the least recently seen go first."""
 RELEASED = "released"
@@ -105,7 +108,7 @@ class Tables(Protocol):
     def tombstones_on(self, nodes: Collection[str]) -> list[Tombstone]:
         """In the order of their ids, as all lists."""
 
-    def tombstones_blocking(self, workload_ids: Collection[str]) -> list[Tombstone]: ...
+    def tombstones_of(self, workload_ids: Collection[str]) -> list[Tombstone]: ...
 
     # -- writing -----------------------------------------------------------------------------------------------------
     def write(self, batch: Batch) -> Versions:

@@ -13,8 +13,14 @@ def on_nodes(connection: sa.Connection, nodes: Collection[str]) -> list[Tombston
     return _all(connection, tombstones.c.node.in_(sorted(nodes)))
 
 
-def blocking(connection: sa.Connection, workload_ids: Collection[str]) -> list[Tombstone]:
-    return _all(connection, sa.and_(tombstones.c.workload.in_(sorted(workload_ids)), tombstones.c.blocks))
+def of_workloads(connection: sa.Connection, workload_ids: Collection[str]) -> list[Tombstone]:
+    return _all(connection, tombstones.c.workload.in_(sorted(workload_ids)))
+
+
+def trim(connection: sa.Connection, kept: int) -> None:
+    """The oldest go of those that block nothing: of nodes that never came back."""
+    newest = sa.select(tombstones.c.id).order_by(tombstones.c.created_at.desc(), tombstones.c.id).limit(kept)
+    connection.execute(sa.delete(tombstones).where(sa.not_(tombstones.c.blocks), tombstones.c.id.not_in(newest)))
 
 
 def _all(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Tombstone]:

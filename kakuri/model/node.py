@@ -89,10 +89,11 @@ class Tombstone(Model):
     workload: str
     slot: int
     reason: str
-    """ForceDeleted, NodeForgotten or Restored."""
+    """ForceDeleted, NodeForgotten, NodeLost or Restored."""
     message: str
     blocks: bool
-    """Nothing is placed for its workload's slot until it is gone: nobody has said that two of it do no harm."""
+    """Nothing is placed for its workload's slot until it is gone: nobody has said that two of it do no harm. Of one
+    that does not block, that holds only while its node answers."""
     created_at: datetime
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from controller.exchange import Sent
 from controller.plan.action import Remove, Stop, Update
-from controller.store.contract import AllocationFilter, Fenced, NotFound, Store
+from controller.store.contract import AllocationFilter, Delete, Fenced, NotFound, Store
 from kakuri.model import Allocation, Desired, OnDisconnect, State
 from support.store_script import StoreScript, events_of
 
@@ -133,9 +133,46 @@ async def test_a_node_owes_the_stop_of_what_was_given_up_until_it_has_accepted_i
     assert not await store.owes_stops("n1"), "a stop that is under way holds nothing up"
     await lose(script)
     assert await store.owes_stops("n1")
+    await script.node("n1")
     await script.act(Remove(row.id, "newer ends"))
     assert await store.owes_stops("n1"), "it was never told to stop"
 
     await script.sent(Sent(row.id, (await store.get_allocation(row.id)).revision - 1, "accepted"))
 
     assert not await store.owes_stops("n1")
+
+
+async def test_what_a_lost_node_should_forget_is_buried_so_that_nobody_waits_for_it(
+    store: Store, script: StoreScript
+) -> None:
+    await script.node("n1")
+    row = await running(script, "web", on_disconnect="replace")
+    ending = await running(script, "job", on_disconnect="replace")
+    await script.report(script.seen(ending.id, "Succeeded", reason="Completed", exit_code=0, released=True))
+    await script.act(Remove(ending.id, "Deleted"), id_="job")
+    await lose(script)
+    assert "job" not in await rows(store), "it was to be forgotten when the node was lost"
+
+    applied = await script.act(Remove(row.id, "Deleted"))
+
+    assert applied.again == {"web"}
+    assert not await rows(store)
+    assert [(t.id, t.reason, t.blocks) for t in await store.tombstones("n1")] == [
+        (ending.id, "NodeLost", False),
+        (row.id, "NodeLost", False),
+    ]
+    assert await store.owes_stops("n1"), "no lease before it has heard"
+
+
+async def test_a_tombstone_that_does_not_block_holds_its_slot_only_while_its_node_answers(
+    store: Store, script: StoreScript
+) -> None:
+    await script.node("n1")
+    await running(script, "web")
+    await store.apply([Delete("Workload", "web", force=True)], now=script.now)
+    await script.put("web")
+    assert [t.slot for t in (await script.view("web")).tombstones] == [0]
+
+    await script.node("n1", ready=False)
+
+    assert not (await script.view("web")).tombstones

@@ -51,7 +51,7 @@ async def test_what_a_forced_deletion_left_goes_when_its_node_has_nothing_of_it(
     await force(script)
     recorded = await script.report(script.seen(allocation), full=True)
     assert recorded.orphans == (allocation,)
-    assert await script.store.record_buried("n1", {allocation, "x.0.00000000"}, epoch=0, now=NOW) == frozenset()
+    assert await script.store.record_buried("n1", {allocation, "x.0.00000000"}, epoch=0, now=NOW) == {"web"}
     assert await buried(script) == []
     assert (await node(script)).status.tombstones == ()
     version = await script.store.resource_version()
@@ -65,7 +65,9 @@ async def test_an_id_that_was_deleted_by_force_can_be_taken_again_at_once(script
     first = await script.running()
     await force(script)
     assert (await script.put()).result == "created"
-    assert (await script.view()).tombstones == (), "a person has said that it need not be waited for"
+    await script.node(ready=False)
+    assert (await script.view()).tombstones == (), "a person has said that a silent node need not be waited for"
+    await script.node()
     second = await script.place(suffix="11111111")
     assert [i for i, _, _ in await buried(script)] == [first]
     assert (await script.store.get_allocation(second)).live

@@ -13,6 +13,7 @@ from controller.store.batch import Batch
 from controller.store.contract import NotFound, Recorded
 from controller.store.records import NodeRecord, Usage
 from controller.store.rules.fence import check_lead
+from controller.store.rules.nodes import bury
 from controller.store.rules.restore import note_unknown, seen, unseen
 from controller.store.rules.transitions import answered, fenced, lost, observed, told
 from controller.store.tables import RELEASED, Tables
@@ -110,6 +111,12 @@ def set_node_lost(tables: Tables, id_: str, *, epoch: int, message: str, now: da
     tables.keep_workloads(tables.owners_on(id_))
     dirty: set[str] = set()
     for row in tables.allocations_on(id_):
+        if row.released and row.desired is Desired.REMOVE:
+            # Only the node's word is waited for, and nobody knows when it comes.
+            bury(batch, row, Reason.NODE_LOST, f"node {id_} was lost")
+            batch.delete_allocation(row)
+            dirty.add(row.workload)
+            continue
         after = fenced(row, f"node {id_} is lost: {message}", now=now)
         if after is not row:
             _record(batch, row, after)

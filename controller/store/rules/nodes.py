@@ -158,7 +158,7 @@ def record_buried(
     if found and node in there:
         batch.nodes.touch(node)
         batch.tell(_event(node, EventType.NORMAL, "Buried", f"it has nothing more of {_some(t.id for t in found)}"))
-    return frozenset(t.workload for t in found if t.blocks), batch
+    return frozenset(t.workload for t in found), batch
 
 
 def _some(ids: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from controller.store.batch import Batch
 from controller.store.contract import Applied, Invalid
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
 from controller.store.rules.fence import check_lead
+from controller.store.rules.nodes import bury
 from controller.store.tables import RELEASED, Tables
 from kakuri.model import Allocation, Desired, Reason, Tombstone
 
@@ -27,13 +28,16 @@ def load_snapshot(tables: Tables, workload_ids: Sequence[str], *, now: datetime,
     usage = tables.usage()
     host_ports = tables.host_ports()
     nodes = tables.nodes()
-    blocking: dict[str, list[Tombstone]] = {}
-    for tombstone in tables.tombstones_blocking(workloads) if workloads else []:
-        blocking.setdefault(tombstone.workload, []).append(tombstone)
+    holding: dict[str, list[Tombstone]] = {}
+    for tombstone in tables.tombstones_of(workloads) if workloads else []:
+        there = nodes.get(tombstone.node)
+        # A node that answers is about to end it: not long to wait for.
+        if tombstone.blocks or (there is not None and there.ready):
+            holding.setdefault(tombstone.workload, []).append(tombstone)
     draining = [n.id for n in nodes.values() if n.drain is not None]
     return Snapshot(
         now=now,
-        workloads=tuple(w.view(tuple(allocations[w.id]), blocking.get(w.id, ())) for w in workloads.values()),
+        workloads=tuple(w.view(tuple(allocations[w.id]), holding.get(w.id, ())) for w in workloads.values()),
         nodes=tuple(
             n.view(usage.get(n.id, Usage()), host_ports.get(n.id, frozenset()), classes) for n in nodes.values()
         ),
@@ -65,13 +69,14 @@ def _load(tables: Tables, todo: Sequence[WorkloadPlan], now: datetime) -> "_Desk
     nodes = tables.nodes(targets) if targets else {}
     removes = any(isinstance(a, Remove) for w in todo for a in w.actions)
     forgotten = tables.forgotten_nodes() if removes else {}
+    lost = frozenset(n.id for n in tables.nodes().values() if n.lost_at is not None) if removes else frozenset()
     workloads = tables.workloads([w.workload_id for w in todo]) if todo else {}
     acted_on = [w.workload_id for w in todo if w.actions and w.workload_id in workloads]
     rows = tables.allocations_of(acted_on) if acted_on else []
     allocations: dict[str, dict[str, Allocation]] = {}
     for row in rows:
         allocations.setdefault(row.workload, {})[row.id] = row
-    return _Desk(now, Batch(now), nodes, forgotten, workloads, allocations)
+    return _Desk(now, Batch(now), nodes, forgotten, lost, workloads, allocations)
 
 
 @dataclass
@@ -80,12 +85,13 @@ class _Desk:
     batch: Batch
     nodes: dict[str, NodeRecord]
     forgotten: dict[str, str]
+    lost: frozenset[str]
     workloads: dict[str, WorkloadRecord]
     allocations: dict[str, dict[str, Allocation]]
     """By workload, by id."""
     nodes_to_tell: set[str] = field(default_factory=set)
     cleared: dict[str, str] = field(default_factory=dict)
-    """Allocations that went without a word to their node, since it is forgotten → their workloads."""
+    """Allocations that went without a word to their node, since it is forgotten or lost → their workloads."""
 
     def carry_out(self, step: WorkloadPlan) -> bool:
         """Whether the plan was for the workload as it is."""
@@ -106,7 +112,9 @@ class _Desk:
         for row in after:
             if row.id not in before:
                 self.batch.insert_allocation(row)
-            elif row.desired is Desired.REMOVE and row.node in self.forgotten:
+            elif row.desired is Desired.REMOVE and row.node in (self.forgotten.keys() | self.lost):
+                if row.node in self.lost:
+                    bury(self.batch, row, Reason.NODE_LOST, f"node {row.node} was lost")
                 self.batch.delete_allocation(row)
                 self.cleared[row.id] = row.workload
                 continue
