@@ -7,6 +7,11 @@ PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
 COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe \
 	--strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 PYTEST_ARGS ?=
+SOAK_MINUTES ?= 60
+SOAK_ARGS ?=
+CHAOS_MINUTES ?= 10
+CHAOS_KILLS ?= 1000
+CHAOS_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help
@@ -67,6 +72,20 @@ requirements: $(INSTALLED) ## compile the requirements files again, with the new
 	$(BIN)/python scripts/dev_requirements.py > .cache/dev.in
 	$(COMPILE) --upgrade --output-file requirements-dev.txt pyproject.toml .cache/dev.in
 	$(COMPILE) --upgrade --output-file requirements.txt --constraint requirements-dev.txt pyproject.toml
+
+.PHONY: soak
+soak: $(INSTALLED) ## simulated worlds with random seeds for SOAK_MINUTES; a broken promise prints the script that shows it
+	PYTHONHASHSEED=0 PYTHONPATH=.:tests $(BIN)/python -m sim.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
+
+.PHONY: golden
+golden: $(INSTALLED) ## tell the stories of tests/sim/stories anew; review the diff
+	KAKURI_GOLDEN=1 $(BIN)/pytest -q tests/sim/test_stories.py
+
+.PHONY: chaos
+chaos: setup test-packages ## faults on a real cluster for CHAOS_MINUTES; with the fence off; kills after a 201
+	PYTHONPATH=tests $(BIN)/python -m chaos --minutes $(CHAOS_MINUTES) $(CHAOS_ARGS)
+	PYTHONPATH=tests $(BIN)/python -m chaos --mutate fence-off
+	PYTHONPATH=tests $(BIN)/python -m chaos.accepted $(CHAOS_KILLS)
 
 .PHONY: bench
 bench: setup ## measurements on this machine
