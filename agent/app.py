@@ -17,7 +17,7 @@ from agent.announcing import Announcing
 from agent.calls import Calls
 from agent.canary import Canaries
 from agent.clock import SystemClock
-from agent.fencer_program import DetachedFencer
+from agent.fencer_program import DetachedFencer, keep_watched
 from agent.hand import ByHand
 from agent.jsonlines import serving
 from agent.ledger import LedgerError, open_ledger
@@ -89,10 +89,14 @@ async def _serve(settings: Settings, state_dir: Path) -> None:
     observations = Observations(ledger.uid)
     async with AsyncExitStack() as stack:
         stack.callback(ledger.close)
+        if settings.runtime != "fake":
+            await keep_watched(state_dir)
         found = await stack.enter_async_context(find_runtimes(settings, state_dir))
         endpoints = found.endpoints
         fencer = None if all(e.simulated for e in endpoints.all) else DetachedFencer(state_dir)
-        lease = NodeLease(ledger, clock, state_dir, fencer_program=fencer)
+        notes = next((e.notes for e in endpoints.all if e.notes is not None), None)
+        starts = notes.starts if notes is not None else None
+        lease = NodeLease(ledger, clock, state_dir, fencer_program=fencer, starts=starts)
         stack.callback(lease.close)
         sync = Sync(ledger, observations, endpoints, lease, clock, logs_folder=state_dir / "logs")
         calls = Calls(ledger, observations, sync, endpoints, lease, clock, logs_folder=state_dir / "logs")

@@ -74,6 +74,9 @@ class Calls:
         """What a start may require beyond the first version of the wire."""
         self._acted_under = 0
         """An epoch that the ledger's disk did not take."""
+        self._binding = asyncio.Lock()
+        """Held while it is written down whose controller this agent obeys."""
+        self._releasing = False
         self._ledger = ledger
         self._observations = observations
         self._sync = sync
@@ -90,7 +93,9 @@ class Calls:
                 f"these starts are for the ledger {request.ledger_uid or '(none)'}, and this agent's is "
                 f"{self._ledger.uid}: its earlier allocations are lost; read its registration again"
             )
-        unwritable = await self._bind(request.fence)
+        async with self._binding:
+            self._check_fence(request.fence)  # another may have been faster
+            unwritable = await self._bind(request.fence)
         async with asyncio.TaskGroup() as tasks:
             # Side by side, so that they share an fsync.
             starts = [tasks.create_task(self._start(s, request.fence, unwritable)) for s in request.starts]
@@ -114,15 +119,20 @@ class Calls:
 
     async def release(self, request: wire.ReleaseRequest) -> wire.ReleaseResponse:
         """No cluster's any more, once nothing of the one that holds it is left here."""
-        holder = self._ledger.cluster_id
+        # A ledger that was lost does not know who held it, and the runtime may still have what that cluster started.
+        holder = self._ledger.cluster_id or request.held_by
         if not request.fence.cluster_id:
             raise BadRequest("fence.cluster_id is missing: say whose controller this is")
+        if holder == BY_HAND:
+            raise BadRequest("what was started by hand is no cluster's; stop it on this node")
         if not holder:
             return wire.ReleaseResponse(released=True)
         if request.held_by != holder:
             raise Fenced(f"this agent belongs to the cluster {holder}, not to {request.held_by or '(none named)'}")
         if request.fence.cluster_id == holder:
             self._check_fence(request.fence)
+        if not self._sync.listed_all:
+            raise NotNow("a runtime of this node does not say what it has, so nobody knows what is left of the cluster")
         left = self._left_of(holder)
         if request.stop:
             await self._stop_for_release(left, request.fence, holder)
@@ -130,10 +140,13 @@ class Calls:
         if left:
             return wire.ReleaseResponse(left=left)
         over = [e.id for e in self._ledger.entries.values() if e.origin == holder]
+        self._releasing = True
         try:
-            await self._ledger.unbind()
+            await self._ledger.unbind(holder)
         except LedgerUnwritable as error:
             raise NotNow(str(error)) from error
+        finally:
+            self._releasing = False
         self._acted_under = 0
         for id_ in over:
             await asyncio.to_thread(shutil.rmtree, self._logs / id_, ignore_errors=True)
@@ -247,6 +260,8 @@ class Calls:
                     await self._lease.bind(fresh.id)
                     if fresh.id in self._ledger.entries or self._ledger.was_forgotten(fresh.id):
                         return await self._start(start, fence, unwritable)  # another call about it was faster
+                if self._releasing or self._ledger.cluster_id != fence.cluster_id:
+                    return _outcome(start, wire.ApplyOutcome.BUSY, "Released", "the agent was released meanwhile")
                 await self.accept(fresh)
         except LedgerUnwritable as error:
             return _outcome(start, wire.ApplyOutcome.BUSY, "LedgerUnwritable", str(error))
@@ -265,8 +280,15 @@ class Calls:
             if why := self._lease.why_not(after):
                 raise Unleased(why)
             await self._lease.bind(entry.id, ids)
+            if entry.id not in self._ledger.entries:
+                raise Unleased("it was removed meanwhile")
         await self._ledger.record(entry.id, change)
         self._sync.kick(entry.id)
+        if after.leased and not entry.leased:
+            # A container that was made while the list was written is on it too.
+            await self._lease.bind(entry.id, self._sync.ids_of(entry.id) or frozenset())
+        elif entry.leased and not after.leased:
+            await self._lease.unbind(entry.id)
 
     async def accept(self, entry: Entry) -> None:
         """The entry is durable, and work on it has begun: also when the caller is cut off. Raises LedgerUnwritable."""
@@ -297,10 +319,11 @@ class Calls:
         try:
             if entry is not None:
                 await self.ask_stop(id_, asked)
-            elif self._ledger.was_forgotten(id_):
+            elif self._ledger.was_forgotten(id_) and found is None:
                 # Nothing of it will be reported any more, so this is all that a restored database hears of it.
                 return _outcome(stop, wire.ApplyOutcome.ACCEPTED, Reason.FORGOTTEN, "it has ended and was removed")
             else:
+                # Also for a forgotten one that is found: its sandbox was slow, and came up since.
                 await self.accept(tombstone(asked, id_, fence, self._clock.now_ns()))
         except LedgerUnwritable as error:
             return _outcome(stop, wire.ApplyOutcome.BUSY, "LedgerUnwritable", str(error))

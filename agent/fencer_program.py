@@ -8,13 +8,25 @@ import fcntl
 import sys
 from pathlib import Path
 
-from agent.lease import FENCE_LOCK
+from agent import fencer
+from agent.lease import FENCE_FILE, FENCE_LOCK
 from agent.private_runtime import DetachedProgram
+from kakuri.log import get_logger
 
 READY_S = 2.0
 """From its start to its lock, which takes a tenth of a second. Meanwhile nobody looks whether the lease is over, so
 this must stay well below the bound of a stop."""
 END_GRACE_S = 2.0
+_log = get_logger("agent.fencer")
+
+
+async def keep_watched(state_dir: Path) -> None:
+    """A fencer runs, if an agent before this one left anything bound. To be called before a runtime is waited for."""
+    fence = fencer.read_fence(state_dir / FENCE_FILE)
+    if fence is None or not fence.bound or not fencer.can_fence():
+        return
+    if why := await DetachedFencer(state_dir).keep_up():
+        _log.warning("no fencer", error=why)
 
 
 class DetachedFencer:

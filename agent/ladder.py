@@ -2,7 +2,7 @@
 
     grace ──► kill ──► sandbox ──► remove ──► kill ──► sandbox ──► remove ──► … with backoff, for ever
 
-- grace: StopContainer with what is left of the grace. Asked for none, a stop begins at the kill.
+- grace: StopContainer with what is left of the grace, a few times. Asked for none, a stop begins at the kill.
 - kill: StopContainer with no grace.
 - sandbox: StopPodSandbox, which ends by force all that is in it.
 - remove: RemovePodSandbox, which does that too and then forgets them. After this the others are tried in turn, once
@@ -73,14 +73,16 @@ def grace_left_s(climb: Climb, grace_s: int, now_ns: int) -> int:
 def tried(climb: Climb, grace_s: int, now_ns: int) -> Climb:
     """A container is asked to stop again, with what is left of its grace."""
     if climb.rung is Rung.GRACE and grace_s == 0:
-        return replace(climb, rung=Rung.KILL, since_ns=now_ns)  # it is used up, or a later stop gives none
+        return replace(climb, rung=Rung.KILL, since_ns=now_ns, tries=0)  # it is used up, or a later stop gives none
     return replace(climb, began_ns=climb.began_ns or now_ns)
 
 
 def failed(climb: Climb, error: str, now_ns: int) -> Climb:
     """A try on the next rung failed, or was said to be done and the container still runs."""
-    if climb.rung is Rung.GRACE:
+    if climb.rung is Rung.GRACE and climb.tries + 1 >= TRIES_A_RUNG:
         return replace(climb, rung=Rung.KILL, since_ns=now_ns, tries=0, error=error)
+    if climb.rung is Rung.GRACE:
+        return replace(climb, tries=climb.tries + 1, error=error)  # it may not even have been signalled
     # On the rounds after the last rung only its own error is told: three that take turns would be news each time.
     told = climb.error if climb.next_rung is not climb.rung else error
     tries = climb.tries + 1

@@ -86,6 +86,9 @@ class Fence:
     lease: Lease = Lease()
     bound: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Allocation → its sandboxes and containers; none of them before its first start."""
+    starts: str = ""
+    """The folder where a wrapper before the runtime looks whether a container may not be started any more
+    (agent/notes.py); empty: there is none."""
 
     @property
     def ids(self) -> frozenset[str]:
@@ -107,6 +110,7 @@ def encode(fence: Fence) -> bytes:
         "lease_ns": lease.lease_ns,
         "stop_bound_ns": lease.stop_bound_ns,
         "bound": {id_: sorted(ids) for id_, ids in sorted(fence.bound.items())},
+        "starts": fence.starts,
     }
     return json.dumps(told, indent=1).encode() + b"\n"
 
@@ -120,8 +124,11 @@ def decode(content: bytes) -> Fence:
             "lease_ns": int(lease_ns),
             "stop_bound_ns": int(stop_bound_ns),
             "bound": dict(bound),
+            **more,
         }:
+            if not all(isinstance(listed, list) for listed in bound.values()):
+                raise ValueError("it lists what is no list")
             ids = {str(id_): frozenset(str(i) for i in listed) for id_, listed in bound.items()}
-            return Fence(boot_id, Lease(heard_ns, lease_ns, stop_bound_ns), ids)
+            return Fence(boot_id, Lease(heard_ns, lease_ns, stop_bound_ns), ids, str(more.get("starts", "")))
         case _:
             raise ValueError("it is not what this version writes")

@@ -164,10 +164,10 @@ class Ledger:
         self._batch.fence = fence
         await self._commit(self._batch)
 
-    async def unbind(self) -> None:
-        """No cluster's any more, and nothing of the one that it was bound to is left in it. All of that is released."""
+    async def unbind(self, cluster_id: str) -> None:
+        """No cluster's any more, and nothing of this one is left in it. All of that is released."""
         fence = _Fence()
-        over = [e.id for e in self._latest.values() if e.origin == self._fence.cluster_id]
+        over = [e.id for e in self._latest.values() if e.origin == cluster_id]
         self._batch.forgotten += over
         self._batch.fence = fence
         await self._commit(self._batch)
@@ -258,8 +258,8 @@ class Ledger:
                 if self._latest.get(id_) is entry:
                     del self._latest[id_]
                 continue  # else what came on top of it says all of it again
-            # A stop that was asked stays asked, whatever the disk says.
-            kept = replace(durable, stop=durable.stop or entry.stop) if entry.stop else durable
+            # A stop that was asked stays asked, and a grace that was cut short so, whatever the disk says.
+            kept = replace(durable, stop=entry.stop) if entry.stop not in {None, durable.stop} else durable
             self._latest[id_] = kept
             if id_ in self._batch.entries:
                 # What came on top of it is to stand on what is on the disk.

@@ -21,7 +21,7 @@ from agent.boot import boot_id
 from agent.clock import Clock
 from agent.entry import Entry, StopAsked
 from agent.files import put_file
-from agent.lease import FENCE_FILE, SECOND, Fence
+from agent.lease import FENCE_FILE, SECOND, Fence, Lease
 from agent.ledger import Ledger, LedgerUnwritable
 from kakuri.log import OncePer, get_logger
 from kakuri.model import Reason
@@ -59,26 +59,31 @@ class NodeLease:
         state_dir: Path,
         *,
         fencer_program: FencerProgram | None,
+        starts: Path | None = None,
         boot: str | None = None,
         put: Callable[[Path, bytes], None] = put_file,
     ) -> None:
-        """fencer_program: None where nothing really runs."""
+        """fencer_program: None where nothing really runs. starts: where a note bars the start of a container."""
         self._ledger = ledger
         self._clock = clock
         self._file = state_dir / FENCE_FILE
         self._program = fencer_program
         self._put = put
+        self._starts = "" if starts is None else str(starts)
         self._boot = boot_id() if boot is None else boot
         read = _read(self._file, self._boot)
         self._fence = read or Fence(self._boot)
         """As the fencer has it; what is not bound does without."""
         self._on_disk = read is not None
-        self._fencer_left = False
+        self._fencer_left = self._on_disk
+        """A fencer may still run, needed or not."""
         self._unknown = read is None
         """What was heard before this life of the agent is not known."""
         self._fresh = self._fence.lease
         self._asked: dict[str, frozenset[str]] = {}
         self._lapsed_ns = 0
+        self._unsaved: frozenset[str] = frozenset()
+        """Allocations that are stopped for lack of the lease while the ledger's disk does not take that."""
         self._trouble = "waits for the node's lease, which was not looked at yet"
         self._could_start = False
         self._waiting: list[asyncio.Future[str]] = []
@@ -121,6 +126,14 @@ class NodeLease:
         if known is not None and ids <= known and self._on_disk:
             return
         self._asked[id_] = ids | self._asked.get(id_, frozenset())
+        await self._looked()
+
+    async def unbind(self, id_: str) -> None:
+        """The allocation, whose entry is not bound any more, is not on the fencer's list. Raises Unleased."""
+        if id_ in self._fence.bound:
+            await self._looked()
+
+    async def _looked(self) -> None:
         done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._kick.set()
@@ -151,19 +164,21 @@ class NodeLease:
         asked, self._asked = self._asked, {}
         # First of all: what a lease that is over has ended is not saved by one that comes after it.
         await self._lapse(workers)
-        bound = self._bound(workers, asked)
-        why = await self._write(bound)
+        bound = self._bound(workers, asked, await self._left())
+        # A lease that is over stays over until its stops are on the disk: else a restart would know of neither.
+        why = await self._write(bound, self._fence.lease if self._unsaved else self._fresh)
         self._trouble = why or await self._keep_fencer(bound)
         for done in waiting:
             if not done.done():
                 done.set_result(why)
+        await asyncio.sleep(0)  # what waited is in the ledger before the next look would take it for gone
         self._let_start(workers)
 
     async def _lapse(self, workers: Workers) -> None:
         """If the lease is over, what was bound to it is being stopped."""
         present = self._fence.lease
         now_ns = self._clock.boot_ns()
-        if not (self._unknown or present.is_over(now_ns)):
+        if not (self._unknown or self._unsaved or present.is_over(now_ns)):
             return
         first = self._unknown or self._lapsed_ns != present.deadline_ns
         self._unknown, self._lapsed_ns = False, present.deadline_ns
@@ -173,17 +188,20 @@ class NodeLease:
             if not entry.leased or entry.end is not None or not (first or _may_run(entry)):
                 continue
             asked = self._stop(entry, now_ns)
-            if entry.stop is None or asked.grace_s < entry.stop.grace_s:
+            if entry.stop is None or entry.id in self._unsaved or _cuts_short(asked, entry.stop, first=first):
                 stops[entry.id] = asked
-        if not stops:
-            return
-        _log.warning("node lease over", stops=len(stops), heard=self._since() or "unknown")
+        if stops and not self._unsaved:
+            _log.warning("node lease over", stops=len(stops), heard=self._since() or "unknown")
+        self._unsaved = await self._ask(stops, workers)
+
+    async def _ask(self, stops: dict[str, StopAsked], workers: Workers) -> frozenset[str]:
+        """Those of these stops that are not on the disk; all are being carried out."""
         async with asyncio.TaskGroup() as tasks:
-            for id_, asked in stops.items():
-                tasks.create_task(self._record(id_, asked))
+            saved = {id_: tasks.create_task(self._is_saved(id_, asked)) for id_, asked in stops.items()}
             await asyncio.sleep(0)  # the ledger has them all, though not yet on its disk
             for id_ in stops:
                 workers.kick(id_)
+        return frozenset(id_ for id_, task in saved.items() if not task.result())
 
     def _stop(self, entry: Entry, now_ns: int) -> StopAsked:
         present = self._fence.lease
@@ -193,14 +211,31 @@ class NodeLease:
             why = "there is no record of it, as after a restart of the machine"
         return StopAsked(0, Reason.NODE_LOST, grace_s, f"the node's lease is over: {why}")
 
-    async def _record(self, id_: str, asked: StopAsked) -> None:
+    async def _is_saved(self, id_: str, asked: StopAsked) -> bool:
+        if id_ not in self._ledger.entries:
+            return True  # the disk refused it a moment ago, so it was never accepted
         try:
             await self._ledger.record(id_, asked)
         except LedgerUnwritable as error:
             # It is being stopped all the same.
-            _log.warning("stop not on the disk", allocation=id_, error=str(error))
+            if self._once(f"stop {id_}"):
+                _log.warning("stop not on the disk", allocation=id_, error=str(error))
+            return False
+        return True
 
-    def _bound(self, workers: Workers, asked: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    async def _left(self) -> dict[str, frozenset[str]]:
+        """Of what is listed and this ledger has lost, what has cgroups; a stop for it may be all that it knows."""
+        entries = self._ledger.entries
+        lost = {i: ids for i, ids in self._fence.bound.items() if i not in entries or _is_tombstone(entries[i])}
+        told = lease.telling(id_ for ids in lost.values() for id_ in ids)
+        if not told:
+            return {}
+        names = await asyncio.to_thread(lambda: [c.name for c in fencer.find_cgroups(fencer.CGROUPS, told)])
+        return {i: ids for i, ids in lost.items() if any(id_ in name for id_ in lease.telling(ids) for name in names)}
+
+    def _bound(
+        self, workers: Workers, asked: dict[str, frozenset[str]], left: dict[str, frozenset[str]]
+    ) -> dict[str, frozenset[str]]:
         """Allocation → what it has in the runtime."""
         entries = self._ledger.entries
         listed = self._fence.bound
@@ -209,19 +244,20 @@ class NodeLease:
             if entry.leased and not entry.released:
                 ids = workers.ids_of(id_)
                 bound[id_] = listed.get(id_, frozenset()) if ids is None else ids
-        # Of an entry that this ledger lost, what is left is bound as before.
-        lost = {id_: ids for id_, ids in listed.items() if id_ not in entries}
-        bound |= {i: ids for i, ids in lost.items() if any(fencer.find_cgroups(fencer.CGROUPS, lease.telling(ids)))}
+        bound |= left
         for id_, ids in asked.items():
             bound[id_] = bound.get(id_, frozenset()) | ids
         return bound
 
-    async def _write(self, bound: dict[str, frozenset[str]]) -> str:
+    async def _write(self, bound: dict[str, frozenset[str]], present: Lease) -> str:
         """The fencer has what counts; else why not, and then nothing counts that it does not have."""
-        wanted = Fence(self._boot, self._fresh, bound)
-        if not bound:
+        wanted = Fence(self._boot, present, bound, self._starts)
+        self._on_disk = self._on_disk and self._file.exists()
+        # The fencer takes a file that is gone for lost, so it is told first that nothing is bound.
+        to_be_told = self._on_disk and self._fencer_left and bool(self._fence.bound)
+        if not bound and not to_be_told:
             self._fence = wanted
-            if self._on_disk:
+            if self._on_disk and not self._fencer_left:
                 # Another life of the agent must not take it for a lease that is over.
                 try:
                     await self._on_its_thread(lambda: self._file.unlink(missing_ok=True))
@@ -250,6 +286,7 @@ class NodeLease:
     async def _keep_fencer(self, bound: dict[str, frozenset[str]]) -> str:
         """It runs as long as anything is bound; it ends by itself."""
         if self._program is None:
+            self._fencer_left = False
             return ""
         if not bound:
             self._fencer_left = self._fencer_left and self._program.is_left()
@@ -275,6 +312,16 @@ class NodeLease:
             return ""
         at_s = (self._clock.now_ns() - self._clock.boot_ns() + present.heard_ns) // SECOND
         return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _cuts_short(asked: StopAsked, present: StopAsked, *, first: bool) -> bool:
+    """Whether a stop that is under way is asked for anew. One that was asked for as the lease ended is over in time by
+    itself, if it could begin; at the end of its time nothing is left of a grace."""
+    return asked.grace_s < present.grace_s and (first or asked.grace_s == 0)
+
+
+def _is_tombstone(entry: Entry) -> bool:
+    return entry.wish is None and not entry.released
 
 
 def _may_run(entry: Entry) -> bool:

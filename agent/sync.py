@@ -15,13 +15,14 @@ from agent.clock import Clock
 from agent.endpoints import Endpoint, Endpoints, Listing, list_ours
 from agent.gate import Gate
 from agent.ledger import Ledger
+from agent.making import Means
 from agent.node_lease import NodeLease
 from agent.observations import Observations
 from agent.progress import SECOND, SETTLE_S
 from agent.pulls import Pulls
 from agent.seen import Seen
 from agent.status import found_status
-from agent.worker import Means, Worker
+from agent.worker import Worker
 from cri.client import CriClient
 from cri.convert import LABEL_ALLOCATION, ObservedContainer, ObservedSandbox
 from cri.errors import CriError, Unimplemented
@@ -61,6 +62,8 @@ class Sync:
     ) -> None:
         self.looked = asyncio.Event()
         """All entries have workers, and the runtimes were asked, as far as they answered."""
+        self.listed_all = False
+        """Whether each runtime answered when they were asked last what they have of ours."""
         self._ledger = ledger
         self._observations = observations
         self._endpoints = endpoints
@@ -212,6 +215,7 @@ class Sync:
                 status = found_status(ours.sandboxes, ours.containers, simulated=endpoint.simulated)
                 if self._observations.publish(status):
                     _log.info("found", allocation=id_, origin=status.origin, endpoint=endpoint.client.endpoint)
+        self.listed_all = whole
         if whole:
             for id_ in self._found.keys() - found.keys() - self._ledger.entries.keys():
                 self._observations.withdraw(id_)

@@ -6,10 +6,8 @@ before the next one; nothing that happens to one allocation can end another's wo
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from agent import logs
 from agent.action import (
     Action,
     CreateContainer,
@@ -29,28 +27,24 @@ from agent.action import (
     StopSandbox,
     Wait,
 )
-from agent.clock import Clock
-from agent.endpoints import Endpoint, Endpoints, Listing
+from agent.endpoints import Listing
 from agent.entry import Ended, Entry
-from agent.gate import Gate, Turn
-from agent.ledger import Ledger, LedgerUnwritable
-from agent.node_lease import NodeLease, Unleased
-from agent.observations import Observations
+from agent.gate import Turn
+from agent.ledger import LedgerUnwritable
+from agent.making import Means, make_container, make_sandbox
+from agent.node_lease import Unleased
 from agent.ports import find_conflict
 from agent.progress import SECOND, Outcome, Progress, after_failure, after_success, beginning, settled
-from agent.pulls import Pulls
 from agent.removal import grace_of
 from agent.seen import Seen
 from agent.sight import Sight
 from agent.status import status_of
 from agent.step import step
 from cri.client import CriClient
-from cri.convert import ObservedContainer, ObservedSandbox, container_config
-from cri.convert import sandbox_config as make_sandbox_config
+from cri.convert import ObservedContainer
 from cri.errors import AlreadyExists, CriError, DeadlineExceeded, InProgress, NotFound, Unavailable
-from cri.v1 import runtime_pb2 as pb
 from kakuri.agentapi.v1 import agent_pb2 as wire
-from kakuri.log import OncePer, get_logger
+from kakuri.log import get_logger
 
 BUG_PAUSE_S = 30
 _log = get_logger("agent.worker")
@@ -58,24 +52,6 @@ _log = get_logger("agent.worker")
 
 class PortsTaken(Exception):  # noqa: N818 - what was found, not a fault
     pass
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What all workers of a node work with."""
-
-    ledger: Ledger
-    observations: Observations
-    endpoints: Endpoints
-    pulls: Pulls
-    gate: Gate
-    lease: NodeLease
-    clock: Clock
-    logs: Path
-    """One folder an allocation."""
-    once: OncePer
-    closing: asyncio.Event
-    """The agent ends: nothing new is begun."""
 
 
 class Worker:
@@ -108,6 +84,8 @@ class Worker:
         if self._grace is not None and entry is not None and grace_of(entry) < self._grace[0]:
             self._grace[1].reschedule(asyncio.get_running_loop().time())
             self._grace = None
+        if self._busy and entry is not None and entry.stop is not None and entry.end is None:
+            self._tell(entry, whole=False)  # what it is at may hang for minutes
 
     def hint(self, id_: str) -> None:
         """Something may have happened to this container or sandbox of it."""
@@ -220,11 +198,13 @@ class Worker:
                     raise PortsTaken(conflict)
             case RunSandbox():
                 self._check_lease(entry)
-                await self._run_sandbox(entry)
+                self._sight.seen = self.seen.with_sandbox(await make_sandbox(self._means, entry), inspected=False)
             case InspectSandbox():
                 await self._sight.inspect_sandbox(entry, action.id)
             case CreateContainer():
-                await self._create_container(entry, action)
+                made = await make_container(self._means, entry, action, last_look=lambda: self._check_lease(entry))
+                self._progress = replace(self._progress, created=made.id)
+                self._sight.seen = self.seen.with_container(made, inspected=False)
             case StartContainer():
                 if self._present(entry).leased:
                     await self._means.lease.bind(self.id, self.seen.ids | {action.id})
@@ -309,47 +289,6 @@ class Worker:
             self._kick.set()
 
         return done
-
-    async def _run_sandbox(self, entry: Entry) -> None:
-        assert entry.wish is not None
-        endpoint = self._means.endpoints.of(entry.wish.handler)
-        (self._means.logs / self.id).mkdir(parents=True, exist_ok=True)
-        config = self._sandbox_config(entry, endpoint)
-        id_ = await endpoint.client.run_pod_sandbox(config, entry.wish.handler)
-        now_ns = self._means.clock.now_ns()
-        made = ObservedSandbox(id_, self.id, entry.owner, ready=True, handler="", ip="", created_at_ns=now_ns)
-        self._sight.seen = self.seen.with_sandbox(made, inspected=False)
-
-    async def _create_container(self, entry: Entry, action: CreateContainer) -> None:
-        assert entry.wish is not None
-        endpoint = self._means.endpoints.of(entry.wish.handler)
-        if action.attempt > 1:
-            # What --previous shows stays.
-            await asyncio.to_thread(logs.forget_before, self._means.logs / self.id, action.attempt - 1)
-        self._check_lease(entry)
-        config = container_config(entry.owner, entry.wish, attempt=action.attempt)
-        sandbox_config = self._sandbox_config(entry, endpoint)
-        id_ = await endpoint.client.create_container(action.sandbox_id, config, sandbox_config)
-        self._progress = replace(self._progress, created=id_)
-        made = ObservedContainer(
-            id=id_,
-            sandbox_id=action.sandbox_id,
-            allocation_id=self.id,
-            attempt=action.attempt,
-            state="created",
-            exit_code=None,
-            reason="",
-            message="",
-            created_at_ns=self._means.clock.now_ns(),
-            started_at_ns=0,
-            finished_at_ns=0,
-        )
-        self._sight.seen = self.seen.with_container(made, inspected=False)
-
-    def _sandbox_config(self, entry: Entry, endpoint: Endpoint) -> pb.PodSandboxConfig:
-        assert entry.wish is not None
-        folder = str(self._means.logs / self.id)
-        return make_sandbox_config(entry.owner, entry.wish, log_directory=folder, cgroup_parent=endpoint.cgroup_parent)
 
     def _failed(self, action: Action, outcome: Outcome, message: str) -> None:
         self._progress = after_failure(self._progress, action, outcome, message, self._means.clock.now_ns())

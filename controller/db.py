@@ -16,6 +16,7 @@ from controller.store.backup import back_up_store
 from controller.store.bring_back import bring_back
 from controller.store.check import check_store
 from controller.store.contract import StoreError
+from controller.store.open import scheme_of
 from kakuri.log import configure
 
 _STORE = "sqlite:////path or postgresql://user@host/name; by default KAKURI_CONTROLLER_STORE"
@@ -24,11 +25,14 @@ _STORE = "sqlite:////path or postgresql://user@host/name; by default KAKURI_CONT
 def run(arguments: Sequence[str]) -> int:
     """The exit code. What is wrong with the arguments ends the process with 2."""
     asked = _parser().parse_args(arguments)
-    configure(os.environ.get("KAKURI_CONTROLLER_LOG_LEVEL", "info"))
     if not asked.store:
         _parser().error("name the store: --store URL")
-    if asked.store.startswith("memory:"):
-        _parser().error("a store in memory is gone with its process: there is nothing to do to it")
+    try:
+        if scheme_of(asked.store) == "memory":
+            _parser().error("a store in memory is gone with its process: there is nothing to do to it")
+    except StoreError as error:
+        _parser().error(error.message)
+    configure(os.environ.get("KAKURI_CONTROLLER_LOG_LEVEL", "info"))
     match asked.verb:
         case "upgrade":
             doing = _upgrade(asked.store)

@@ -64,7 +64,10 @@ class DispatchPass:
             dirty = await self._store.record_sent(
                 self._node.node, self._node.ledger_uid, about_rows, epoch=epoch, now=self._clock.now()
             )
-        gone = _ended(buried, [s for s in sent if (s.allocation_id, s.revision) not in ours])
+        answers = _answers(buried, [s for s in sent if (s.allocation_id, s.revision) not in ours])
+        self._told.stopped = {i for i, (stop, *_) in answers.items() if stop.result == "accepted"}
+        # Those of which the agent has nothing any more: it took both the stop and the removal.
+        gone = {i for i, about in answers.items() if all(a.result == "accepted" for a in about)}
         if gone:
             now = self._clock.now()
             dirty |= await self._store.record_buried(self._node.node, gone, epoch=epoch, now=now)
@@ -97,12 +100,13 @@ class DispatchPass:
         )
 
 
-def _ended(buried: Sequence[str], sent: Sequence[Sent]) -> set[str]:
-    """Those of which the agent has nothing any more: it took both the stop and the removal."""
+def _answers(buried: Sequence[str], sent: Sequence[Sent]) -> dict[str, list[Sent]]:
+    """By tombstone: first the answer to the stop, then that to the removal."""
     answers: dict[str, list[Sent]] = {}
     for answer in sent:
-        answers.setdefault(answer.allocation_id, []).append(answer)
-    return {i for i in buried if i in answers and all(a.result == "accepted" for a in answers[i])}
+        if answer.allocation_id in buried:
+            answers.setdefault(answer.allocation_id, []).append(answer)
+    return answers
 
 
 def _those(sent: Sequence[Sent], result: str) -> dict[str, list[str]]:

@@ -95,7 +95,7 @@ class ObservePass:
                 self._log.info("observed", **_told(report, recorded))
         self._instance, self._since, self._sent_at_ns = report.instance, report.revision, report.sent_at_ns
         if self._owes or not known:
-            self._owes = await self._store.owes_stops(self._node.node)
+            self._owes = await self._store.owes_stops(self._node.node, told=self._told.stopped)
         turned = False
         if known or report.full:
             turned = await self._set_ready(epoch, ready=True, reason=Reason.READY, message="")

@@ -14,6 +14,8 @@ class Told:
     def __init__(self) -> None:
         self._now: Counter[str] = Counter()
         self._since: set[str] = set()
+        self.stopped: set[str] = set()
+        """Tombstones whose stop the node has accepted: what they stand for starts there no more."""
 
     @contextmanager
     def telling(self, ids: Collection[str]) -> Iterator[None]:

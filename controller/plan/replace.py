@@ -160,9 +160,25 @@ def sort_into_slots(view: WorkloadView, nodes: Mapping[str, NodeView], now: date
     return Slots(wanted, tuple(a for number in sorted(by_slot) for a in by_slot[number]))
 
 
+STOP_REASONS = frozenset(
+    {
+        Reason.STOPPED,
+        Reason.UPDATING,
+        Reason.SCALING_DOWN,
+        Reason.DRAINED,
+        Reason.DELETED,
+        Reason.FORCE_DELETED,
+        Reason.NODE_FORGOTTEN,
+        Reason.RESTORED,
+    }
+)
+"""What an agent says of an end that was asked for."""
+
+
 def end_of(allocation: Allocation, policy: RestartPolicy, *, outdated: bool) -> End:
     """What the end of this allocation means under the workload's present restart policy. outdated: of another spec."""
-    stopped_by_us = allocation.desired is not Desired.RUN
+    # A database that was brought back may not know that it had asked for a stop.
+    stopped_by_us = allocation.desired is not Desired.RUN or allocation.reason in STOP_REASONS
     if allocation.state is State.SUCCEEDED:
         # A job may finish its work while the stop is on its way to it; then it is done all the same. Not so when a
         # change took it down: until its successor is up, the slot counts against max_unavailable.

@@ -12,7 +12,7 @@ from controller.store.records import Usage
 from controller.store.rows import AnyRow, paged, selected, spec_of
 from controller.store.schema import allocations, nodes, runtime_classes, workloads
 from controller.store.tables import Paging
-from kakuri.model import Allocation, Desired, State
+from kakuri.model import Allocation, Desired, Reason, State
 
 _a = allocations.c
 # Placement's own columns are written for the indexes, and read from the spec.
@@ -43,6 +43,12 @@ def of_workloads(connection: sa.Connection, workload_ids: Collection[str]) -> li
 
 def on_node(connection: sa.Connection, node: str) -> list[Allocation]:
     return _all(connection, _a.node == node)
+
+
+def leaving(connection: sa.Connection, on: Collection[str]) -> list[Allocation]:
+    """As Allocation.leaves_a_drain says."""
+    stopped = sa.and_(_a.desired != Desired.RUN.value, _a.desired_reason == Reason.DRAINED.value)
+    return _all(connection, sa.and_(_a.node.in_(sorted(on)), _NOT_RELEASED, stopped))
 
 
 def unseen_on(connection: sa.Connection, on: Collection[str]) -> list[Allocation]:

@@ -195,8 +195,8 @@ class TransactionStore(ABC):
     async def set_node_lost(self, id_: str, *, epoch: int, message: str, now: datetime) -> frozenset[str]:
         return await self._done(lambda tables: agents.set_node_lost(tables, id_, epoch=epoch, message=message, now=now))
 
-    async def owes_stops(self, node: str) -> bool:
-        return await self._read(lambda tables: tables.owes_stops(node))
+    async def owes_stops(self, node: str, *, told: Collection[str] = ()) -> bool:
+        return await self._read(lambda tables: agents.owes_stops(tables, node, told))
 
     async def record_report(self, report: Report, *, epoch: int, now: datetime) -> Recorded:
         return await self._done(lambda tables: agents.record_report(tables, report, epoch=epoch, now=now))

@@ -320,8 +320,10 @@ class Store(Protocol):
         """The node's lease is certainly over: what is bound to it is Failed/NodeLost and released; the rest is kept
         for the node. Returns the workloads to plan again. Fenced when the lease's epoch is another."""
 
-    async def owes_stops(self, node: str) -> bool:
-        """Whether the node has not accepted the stop of something that was given up while it was away."""
+    async def owes_stops(self, node: str, *, told: Collection[str] = ()) -> bool:
+        """Whether the node has not accepted the stop of something that was given up while it was away. told: the
+        tombstones whose stop it has accepted. What a restored database does not know is not given up while it is held.
+        """
 
     async def record_report(self, report: Report, *, epoch: int, now: datetime) -> Recorded:
         """Fenced when the lease's epoch is another."""

@@ -125,8 +125,9 @@ def sqlite_engine(path: Path, *, writer: bool, connections: int = 1) -> sa.Engin
     def _prepare(connection: DBAPIConnection, _: object) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself
         cursor = connection.cursor()
-        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file: an older one stays as it was made
-        _write_ahead(cursor)
+        if writer:  # a reader changes nothing of a file that is only looked at
+            cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file: an older one stays as it was made
+            _write_ahead(cursor)
         cursor.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")

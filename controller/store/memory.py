@@ -220,6 +220,9 @@ class MemoryTables:
     def allocations_on(self, node: str) -> list[Allocation]:
         return self.allocations(self._by_node.get(node, ()))
 
+    def leaving(self, nodes: Collection[str]) -> list[Allocation]:
+        return [a for node in nodes for a in self.allocations_on(node) if a.leaves_a_drain]
+
     def unseen_on(self, nodes: Collection[str]) -> list[Allocation]:
         rows = sorted(self._allocations.values(), key=lambda a: a.id)
         return [a for a in rows if a.node in nodes and not a.released and a.observed_at is None]
@@ -238,7 +241,7 @@ class MemoryTables:
             # Of one that is to be removed, the revision before says that it is to stop.
             return row.released and row.accepted_revision < row.revision - (row.desired is Desired.REMOVE)
 
-        return bool(self.tombstones_on([node])) or any(map(owed, self.allocations_on(node)))
+        return any(map(owed, self.allocations_on(node)))
 
     def has_errands(self, node: str, *, besides: Collection[str] = ()) -> bool:
         return any(a.accepted_revision < a.revision and a.id not in besides for a in self.allocations_on(node))
@@ -311,9 +314,11 @@ class MemoryTables:
         self._restored = Restored(now, to.epoch)
         self.epoch = to.epoch
         for id_, row in self._allocations.items():
+            settled = row.desired is Desired.RUN or (row.released and row.accepted_revision >= row.revision)
             self._allocations[id_] = row.with_(
                 revision=row.revision + RAISE,
-                accepted_revision=row.revision + (RAISE if row.desired is Desired.RUN else 0),
+                accepted_revision=row.revision + (RAISE if settled else 0),
+                lease_bound=False,
                 observed_at=row.observed_at if row.released else None,
             )
         for id_, node in self._nodes.items():

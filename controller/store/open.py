@@ -44,7 +44,7 @@ async def open_store(
 ) -> Store:
     """The store behind the URL, at this code's schema. serving: as a controller, of which a SQLite file has but one.
     Raises SchemaMismatch, Unavailable, or StoreError for a URL that names no store and a file that is served."""
-    if _scheme(url) == "memory":
+    if scheme_of(url) == "memory":
         return MemoryStore(changes_kept=changes_kept, events_kept=events_kept)
     database = _database(url)
     try:
@@ -63,7 +63,7 @@ async def open_store(
 
 async def upgrade(url: str) -> Upgrade:
     """The database behind the URL is at this code's schema."""
-    if _scheme(url) == "memory":
+    if scheme_of(url) == "memory":
         return Upgrade("", "")
     database = _database(url)
     try:
@@ -74,7 +74,8 @@ async def upgrade(url: str) -> Upgrade:
         await database.close()
 
 
-def _scheme(url: str) -> str:
+def scheme_of(url: str) -> str:
+    """Which kind of store it names. Raises StoreError when it names none."""
     scheme = url.partition("://")[0]
     try:
         shown = shown_url(url)
@@ -89,7 +90,7 @@ def _scheme(url: str) -> str:
 
 
 def _database(url: str) -> Database:
-    if _scheme(url) != "sqlite":
+    if scheme_of(url) != "sqlite":
         return PostgresDatabase(url)
     path = sqlite_path(url)
     make_sqlite_file(path)

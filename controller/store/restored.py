@@ -28,12 +28,15 @@ def adopt(connection: sa.Connection, to: Adopt, now: datetime) -> None:
             resource_version=version, changes_held_after=version, restored_at=now, restored_epoch=to.epoch
         )
     )
-    # No start is left to be sent: what may have run and be over since must not run again. A stop may be said again.
+    # No start is left to be sent: what may have run and be over since must not run again. A stop may be said again,
+    # and need not be where it was done. Whether the node's lease ends a thing is known once it is told of it again.
     a = allocations.c
+    settled = sa.or_(a.desired == Desired.RUN.value, sa.and_(a.released, a.accepted_revision >= a.revision))
     connection.execute(
         sa.update(allocations).values(
             revision=a.revision + RAISE,
-            accepted_revision=sa.case((a.desired == Desired.RUN.value, a.revision + RAISE), else_=a.revision),
+            accepted_revision=sa.case((settled, a.revision + RAISE), else_=a.revision),
+            lease_bound=sa.false(),
             observed_at=sa.case((a.released, a.observed_at), else_=None),
         )
     )

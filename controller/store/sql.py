@@ -163,6 +163,9 @@ class SqlTables:
     def allocations_on(self, node: str) -> list[Allocation]:
         return allocations.on_node(self._connection, node)
 
+    def leaving(self, nodes: Collection[str]) -> list[Allocation]:
+        return allocations.leaving(self._connection, nodes)
+
     def unseen_on(self, nodes: Collection[str]) -> list[Allocation]:
         return allocations.unseen_on(self._connection, nodes)
 
@@ -170,7 +173,7 @@ class SqlTables:
         return allocations.errands(self._connection, node, limit)
 
     def owes_stops(self, node: str) -> bool:
-        return allocations.owes_stops(self._connection, node) or bool(self.tombstones_on([node]))
+        return allocations.owes_stops(self._connection, node)
 
     def has_errands(self, node: str, *, besides: Collection[str] = ()) -> bool:
         return allocations.has_errands(self._connection, node, besides)

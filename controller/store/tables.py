@@ -90,12 +90,15 @@ class Tables(Protocol):
     def allocations(self, ids: Collection[str]) -> list[Allocation]: ...
     def allocations_of(self, workload_ids: Collection[str]) -> list[Allocation]: ...
     def allocations_on(self, node: str) -> list[Allocation]: ...
+    def leaving(self, nodes: Collection[str]) -> list[Allocation]:
+        """What was stopped there for a drain and is not gone yet."""
+
     def unseen_on(self, nodes: Collection[str]) -> list[Allocation]:
         """Allocations that are not released and were never observed: in a restored database, not since."""
 
     def errands(self, node: str, *, limit: int) -> list[Errand]: ...
     def owes_stops(self, node: str) -> bool:
-        """Whether the node has not accepted the stop of a released allocation, or of what a tombstone stands for."""
+        """Whether the node has not accepted the stop of a released allocation."""
 
     def has_errands(self, node: str, *, besides: Collection[str] = ()) -> bool: ...
     def users_of(self, runtime_class: str) -> tuple[list[str], list[str]]:

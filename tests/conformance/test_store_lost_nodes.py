@@ -57,6 +57,27 @@ async def test_a_change_to_replace_counts_only_once_its_node_accepted_it(store: 
     assert (await rows(store))["web"].released
 
 
+@pytest.mark.parametrize("then", ["heard", "stopped"])
+async def test_a_change_to_replace_that_its_node_refused_never_counts(
+    store: Store, script: StoreScript, then: str
+) -> None:
+    """An agent that can't end it without its controller says so; it is not replaced as if it had been ended."""
+    await script.node("n1")
+    row = await running(script, "web")
+    await script.act(Update(row.id, 2, row.spec.with_(on_disconnect=OnDisconnect.REPLACE), "on_disconnect changed"))
+    await script.sent(Sent(row.id, row.revision + 1, "refused", "IncompatibleAgent", "this agent lacks node-lease"))
+    if then == "heard":
+        await script.report(script.seen(row.id, message="still there"))
+    else:
+        await script.act(Stop(row.id, "Updating"))
+        await script.sent(Sent(row.id, row.revision + 2, "accepted"))
+        await script.report(script.seen(row.id, "Terminating", revision=row.revision + 2))
+
+    await lose(script)
+
+    assert not (await store.get_allocation(row.id)).released
+
+
 async def test_a_change_to_keep_counts_from_when_it_is_planned(store: Store, script: StoreScript) -> None:
     await script.node("n1")
     row = await running(script, "web", on_disconnect="replace")

@@ -173,6 +173,50 @@ async def test_a_pending_stop_of_an_ended_row_is_not_forgotten_with_the_node(scr
     assert [i for i, _, _ in await buried(script)] == [allocation]
 
 
+async def test_a_deleted_node_is_still_held_to_what_it_was_not_told(script: StoreScript) -> None:
+    """What was bound to its lease has ended; but it may have accepted a start that came late."""
+    await script.node()
+    await script.put(on_disconnect="replace")
+    allocation = await script.running()
+    await script.store.set_node_lost("n1", epoch=script.epoch, message="silent", now=NOW)
+    await script.delete("n1", "Node")
+    assert await buried(script) == [(allocation, "NodeForgotten", False)]
+    await script.node()
+    assert await script.store.owes_stops("n1"), "no lease before it was told"
+    assert not await script.store.owes_stops("n1", told=[allocation])
+
+
+async def test_a_released_node_is_told_nothing_more(script: StoreScript) -> None:
+    """Its agent has nothing of ours left; the first thing that it is told would make it ours again."""
+    await script.node()
+    await script.put("gone")
+    await script.running("gone")
+    await script.store.apply([Delete("Workload", "gone", force=True)], now=NOW)
+    await script.put()
+    allocation = await script.running()
+    await script.act(Stop(allocation, "Deleted"))
+    await script.accept(allocation)
+    await script.report(script.seen(allocation, "Failed", revision=2, released=True))
+    await script.act(Remove(allocation, "Deleted"))
+    await script.store.forget_node("n1", released=True, now=NOW)
+    await script.node()
+    assert await buried(script) == []
+    assert await script.store.errands("n1") == []
+
+
+async def test_a_deleted_node_blocks_no_slot(script: StoreScript) -> None:
+    await script.node()
+    await script.put()
+    await script.store.adopt_restored(epoch=5000, resource_version=9000, now=NOW)
+    script.epoch = (await script.store.acquire_lease("controller", ttl_s=60)).epoch
+    await script.report(script.seen("web.0.22222222"), full=True)
+    await script.store.confirm_restore(now=NOW)
+    assert [t.slot for t in (await script.view()).tombstones] == [0]
+    await script.delete("n1", "Node")
+    assert (await script.view()).tombstones == (), "nobody could say any more that it is gone"
+    assert await buried(script) == [("web.0.22222222", "NodeForgotten", False)]
+
+
 # -- drain -------------------------------------------------------------------------------------------------------------
 async def test_a_drain_cordons_and_ends_by_an_uncordon(script: StoreScript) -> None:
     await script.node()

@@ -4,7 +4,7 @@ import pytest
 
 from builders import NOW, a_registration, later
 from controller.exchange import Sent
-from controller.store.contract import Fenced, NotFound, Put
+from controller.store.contract import Fenced, InUse, NotFound, Put
 from kakuri.model import Desired, NodeManifest, State
 from support.store_script import StoreScript, told
 
@@ -112,3 +112,20 @@ async def test_a_controller_that_lost_the_lead_writes_nothing_of_what_agents_say
         await script.sent(Sent(allocation, 1, "refused"))
 
     assert await script.store.resource_version() == before
+
+
+async def test_a_node_keeps_its_name(script: StoreScript) -> None:
+    """By another one its allocations would be lost where nobody answers, and go on under the lease of the new one."""
+    await script.node("n1")
+    await script.put(on_disconnect="replace")
+    allocation = await script.running()
+    with pytest.raises(InUse, match=r"--node n1; .*kakuri node forget n1"):
+        await script.node("n2", ledger_uid="ledger-n1")
+    await script.node("n1", ready=False)
+    await script.store.forget_node("n1", now=NOW)
+    await script.node("n2", ledger_uid="ledger-n1")
+    recorded = await script.report(script.seen(allocation), node="n2", ledger_uid="ledger-n1", full=True)
+    assert recorded.orphans == (allocation,), "a person gave it up, and it runs on"
+    await script.node("n2", ledger_uid="ledger-n2")
+    with pytest.raises(InUse):
+        await script.node("n3", ledger_uid="ledger-n2")

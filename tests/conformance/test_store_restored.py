@@ -4,6 +4,7 @@ import pytest
 
 from builders import NOW, later
 from controller.exchange import Sent
+from controller.plan.action import Stop
 from controller.store.contract import Expired, Fenced, Held, Hold, NotFound, Store
 from kakuri.model import Desired, Reason, State
 from support.store_script import StoreScript, events_of
@@ -140,6 +141,52 @@ async def test_once_confirmed_what_is_unknown_is_an_orphan_and_blocks_until_it_i
     dirty = await script.store.record_buried("n1", ["web.1.22222222"], epoch=script.epoch, now=later(2))
     assert dirty == {"web"}
     assert (await script.view()).tombstones == ()
+
+
+async def test_while_held_nothing_is_lost_and_a_node_is_not_kept_from_its_lease(store: Store) -> None:
+    """Else what is bound to the lease would be ended there, by a database that does not know what it was told since."""
+    script = StoreScript(store)
+    await script.node()
+    await script.put(on_disconnect="replace")
+    before = await script.running()
+    await script.act(Stop(before, "Updating"))
+    await script.accept(before)
+    await script.report(script.seen(before, "Failed", revision=2, released=True))
+    id_ = await script.running(suffix="11111111")
+    await store.adopt_restored(epoch=EPOCH, resource_version=VERSION, now=NOW)
+    script.epoch = (await store.acquire_lease("controller", ttl_s=60)).epoch
+    await script.report(
+        script.seen(before, "Failed", revision=2, released=True),
+        script.seen(id_, revision=2),
+        script.seen("web.1.22222222"),
+        full=True,
+    )
+    assert not await store.owes_stops("n1")
+    assert await store.set_node_lost("n1", epoch=script.epoch, message="silent", now=NOW) == frozenset()
+    row = await store.get_allocation(id_)
+    assert (row.released, row.lease_bound) == (False, False), "it may have been changed to keep since"
+    await store.confirm_restore(now=NOW)
+    assert await store.owes_stops("n1"), "what nobody knows is to be stopped now"
+    script.epoch = (await store.acquire_lease("controller", ttl_s=60)).epoch
+    await script.accept(id_)
+    assert (await store.get_allocation(id_)).lease_bound
+
+
+async def test_a_node_that_was_not_waited_for_is_told_again_what_is_wanted_when_it_is_back(store: Store) -> None:
+    script = StoreScript(store)
+    await script.node()
+    await script.put(on_disconnect="replace")
+    id_ = await script.running()
+    await store.adopt_restored(epoch=EPOCH, resource_version=VERSION, now=NOW)
+    await store.confirm_restore(without=["n1"], now=NOW)
+    script.epoch = (await store.acquire_lease("controller", ttl_s=60)).epoch
+    await store.set_node_lost("n1", epoch=script.epoch, message="silent", now=NOW)
+    assert (await store.get_allocation(id_)).live, "nobody knows whether it is bound to the lease"
+    assert (await script.report(script.seen(id_), full=True)).unsent
+    assert [e.allocation.desired for e in await store.errands("n1")] == [Desired.RUN]
+    assert not (await store.get_allocation(id_)).lease_bound
+    await script.accept(id_)
+    assert (await store.get_allocation(id_)).lease_bound
 
 
 async def test_an_end_in_it_is_said_to_nobody_again(store: Store) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.calls import BadRequest, Fenced
+from agent.calls import BadRequest, Fenced, NotNow
 from agent.endpoints import Endpoint
 from agent.lease import FENCE_FILE, decode
 from cri.client import CriClient
@@ -156,6 +156,7 @@ async def test_what_runs_already_can_be_bound_and_let_go(
     fence = decode((tmp_path / FENCE_FILE).read_bytes())
     assert fence.bound[WEB] == {running.sandbox_id, running.container_id}
     await agent.apply(start_of(API, revision=3))
+    assert decode((tmp_path / FENCE_FILE).read_bytes()).bound.keys() == {WEB}
     clock.skip(31)
     assert (await agent.until_released(WEB)).reason == "NodeLost"
     assert (await agent.until(API, lambda _: True)).state == "Running"
@@ -252,6 +253,54 @@ async def test_what_the_ledger_lost_is_stopped_by_a_release_too(
         await agent.until_released(API)
         assert (await release(agent)).released
     assert not (await runtime_has(runtime))[0]
+
+
+async def test_what_a_lost_ledger_does_not_even_know_the_holder_of_is_not_released_before_it_has_ended(
+    life: Life, runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    async with life() as agent:
+        await agent.apply(start_of(WEB))
+        await agent.until_state(WEB, "Running")
+    (tmp_path / "ledger").unlink()
+    async with life() as agent:
+        assert list((await release(agent)).left) == [WEB]
+        assert not (await release(agent, stop=True)).released
+        await agent.until_released(WEB)
+        assert (await release(agent)).released
+        assert not agent.ledger.entries
+    assert not (await runtime_has(runtime))[0]
+
+
+async def test_nothing_is_released_while_a_runtime_does_not_say_what_it_has(agent: Agent) -> None:
+    await agent.apply(stop_of(WEB))
+    await agent.until_released(WEB)
+    agent.sync.listed_all = False
+    with pytest.raises(NotNow, match="does not say what it has"):
+        await release(agent)
+    await agent.sync.relist()
+    assert (await release(agent)).released
+
+
+async def test_of_two_clusters_that_come_at_once_one_gets_the_agent(agent: Agent) -> None:
+    fences = [wire.Fence(cluster_id=id_, epoch=1) for id_ in (CLUSTER, OTHER)]
+    requests = [
+        wire.ApplyRequest(fence=fence, ledger_uid=agent.ledger.uid, starts=[start_of(id_)])
+        for fence, id_ in zip(fences, (WEB, API), strict=True)
+    ]
+    answers = await asyncio.gather(*map(agent.calls.apply, requests), return_exceptions=True)
+    assert sorted(type(answer).__name__ for answer in answers) == ["ApplyResponse", "Fenced"]
+    assert {e.origin for e in agent.ledger.entries.values()} == {agent.ledger.cluster_id}
+
+
+async def test_a_start_that_comes_while_the_agent_is_released_is_not_accepted(agent: Agent) -> None:
+    await agent.apply(stop_of(API))
+    await agent.until_released(API)
+    releasing = asyncio.ensure_future(release(agent))
+    await asyncio.sleep(0)
+    [outcome] = await agent.apply(start_of(WEB))
+    assert (outcome.result, outcome.reason) == (wire.ApplyOutcome.BUSY, "Released")
+    assert (await releasing).released
+    assert not agent.ledger.entries
 
 
 async def start_by_hand(agent: Agent) -> str:

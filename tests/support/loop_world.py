@@ -45,6 +45,8 @@ class ObjectAgents:
     """Agents that accept all they are told, and run it at once."""
 
     ledger_uid: str = "ledger-1"
+    other_ledgers: dict[str, str] = field(default_factory=dict)
+    """By node, of those that have one of their own."""
     away: bool = False
     busy: str = ""
     """Why they put off what they are told."""
@@ -67,7 +69,7 @@ class ObjectAgents:
             node=node,
             instance="i",
             revision=self.revision,
-            ledger_uid=self.ledger_uid,
+            ledger_uid=self.other_ledgers.get(node, self.ledger_uid),
             full=True,
             allocations=tuple(self.has.values()),
         )

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from agent.boot import boot_id, boot_ns
-from agent.fencer import IDLE_S, KILL_S, Fencer, find_cgroups, kill_cgroup
+from agent.fencer import IDLE_S, KILL_S, LOST_S, Fencer, find_cgroups, kill_cgroup
 from agent.fencer_program import DetachedFencer
-from agent.lease import FENCE_FILE, SECOND, Fence, Lease, encode
+from agent.lease import FENCE_FILE, FENCE_LOCK, SECOND, Fence, Lease, encode
 
 ID, OTHER = "c" * 64, "d" * 64
 LEASE = Lease(1_000 * SECOND, 30 * SECOND, 10 * SECOND)
@@ -75,6 +75,19 @@ def test_it_kills_what_is_listed_and_nothing_else_and_only_when_the_lease_is_ove
     assert other.poll() is None
 
 
+def test_what_it_has_killed_once_is_barred_from_being_started_however_late(host: Host, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    fence = Fence("b", LEASE, {"web": frozenset({ID})}, str(starts))
+    host.file.write_bytes(encode(fence))
+    host.now_ns = LEASE.kill_at_ns - 1
+    host.look()
+    assert not list(starts.iterdir())
+    host.now_ns = LEASE.kill_at_ns
+    host.look()
+    assert [path.name for path in starts.iterdir()] == [ID]
+
+
 def test_what_comes_up_later_is_killed_too(host: Host) -> None:
     host.put(web={ID})
     host.now_ns = LEASE.kill_at_ns
@@ -103,6 +116,50 @@ def test_it_ends_when_nothing_is_listed(host: Host, how: str) -> None:
         host.put(boot="a", web={ID})
     host.fencer.watch()
     assert host.slept == []
+
+
+def test_a_file_that_is_gone_is_no_word_of_the_agent(host: Host) -> None:
+    running, fresh = host.process(f"pids/{ID}"), host.process(f"pids/{OTHER}")
+    host.put(web={ID})
+    host.look()
+    host.file.unlink()
+    assert host.look() == IDLE_S
+    # An agent that lost its ledger too lists only what it started since, under a lease of its own.
+    host.put(Lease(LEASE.heard_ns + 3600 * SECOND, LEASE.lease_ns, LEASE.stop_bound_ns), api={OTHER})
+    host.now_ns = LEASE.kill_at_ns
+    assert host.look() == KILL_S
+    assert running.wait(5) == -9
+    assert fresh.poll() is None
+
+
+def test_what_a_lost_file_listed_is_guarded_until_nothing_of_it_can_come_up(host: Host) -> None:
+    host.put(web={ID})
+    host.look()
+    host.file.unlink()
+    host.now_ns = LEASE.kill_at_ns + int((LOST_S - 1) * SECOND)
+    host.look()
+    assert host.fencer.is_needed()
+    host.now_ns += 2 * SECOND
+    late = host.process(f"pids/{ID}")
+    host.look()
+    assert late.wait(5) == -9
+    assert host.fencer.is_needed()
+    (host.cgroups / "pids" / ID / "cgroup.procs").unlink()
+    (host.cgroups / "pids" / ID).rmdir()
+    host.look()
+    assert not host.fencer.is_needed()
+
+
+def test_what_is_listed_again_is_held_to_the_lease_of_now(host: Host) -> None:
+    running = host.process(f"pids/{ID}")
+    host.put(web={ID})
+    host.look()
+    host.file.unlink()
+    host.look()
+    host.put(Lease(LEASE.heard_ns + 20 * SECOND, LEASE.lease_ns, LEASE.stop_bound_ns), web={ID})
+    host.now_ns = LEASE.kill_at_ns
+    host.look()
+    assert running.poll() is None
 
 
 def test_a_file_that_cannot_be_read_is_taken_for_what_it_was(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +202,9 @@ async def test_as_a_program_it_runs_once_and_ends_by_itself(tmp_path: Path) -> N
         assert second.returncode == 0
         assert (tmp_path / "fencer.pid").read_text() == pid
         assert program.is_left()
-        (tmp_path / FENCE_FILE).unlink()
+        (tmp_path / FENCE_LOCK).unlink()
+        assert await program.keep_up() == ""  # it takes the new one
+        (tmp_path / FENCE_FILE).write_bytes(encode(Fence(boot_id(), Lease(now_ns, 60 * SECOND, 60 * SECOND), {})))
         deadline = time.monotonic() + 10
         while program.is_left():
             assert time.monotonic() < deadline

@@ -171,6 +171,15 @@ async def test_a_full_disk_keeps_a_stop_in_mind_until_it_can_be_written(ledger: 
     assert ledger.durable_revision(ENTRY.id) == 2
 
 
+async def test_a_full_disk_keeps_in_mind_that_a_grace_was_cut_short(ledger: Ledger, disk: Disk) -> None:
+    await ledger.accept(ENTRY)
+    await ledger.record(ENTRY.id, StopAsked(2, "Deleted", 60))
+    disk.full = True
+    with pytest.raises(LedgerUnwritable):
+        await ledger.record(ENTRY.id, StopAsked(0, "NodeLost", 5))
+    assert ledger.entries[ENTRY.id].stop == StopAsked(2, "Deleted", 5)
+
+
 async def test_a_full_disk_leaves_everything_else_as_it_was(ledger: Ledger, disk: Disk) -> None:
     await ledger.accept(ENTRY)
     disk.full = True

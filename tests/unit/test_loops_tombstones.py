@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from builders import NOW, a_registration
-from controller.exchange import Sent
+from controller.exchange import LeaseTerms, Report, Sent
+from controller.loops.bounds import NodeBounds
 from controller.loops.dispatch import DispatchPass
+from controller.loops.observe import ObservePass
 from controller.loops.reap import Orphans
 from controller.loops.told import Told
 from controller.store import open_store
@@ -18,6 +20,7 @@ from support.loop_world import ScriptedClock, World, a_world
 from support.store_script import StoreScript
 
 GHOST = "web.0.00000000"
+ADDRESS = AgentAddress("n1", "127.0.0.1:9001", True, "ledger-n1")
 
 
 @dataclass
@@ -27,6 +30,11 @@ class Answering:
     stop: Any = "accepted"
     removal: Any = "accepted"
     told: list[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
+    leases: list[int] = field(default_factory=list)
+
+    async def observe(self, node: str, address: str, *, instance: str, lease: LeaseTerms, **_: Any) -> Report:
+        self.leases.append(lease.heard)
+        return Report(node, "instance", 1, "ledger-n1", full=not instance, sent_at_ns=5)
 
     async def apply(self, address: str, *, stops: Sequence[str], removals: Sequence[str], **_: Any) -> list[Sent]:
         self.told.append((tuple(stops), tuple(removals)))
@@ -38,6 +46,11 @@ class Given:
     script: StoreScript
     agent: Answering
     dispatch: DispatchPass
+    told: Told
+
+    def observe(self) -> ObservePass:
+        """What a new leader begins with."""
+        return ObservePass(self.agent, self.script.store, ScriptedClock(), ADDRESS, NodeBounds(), self.told)  # type: ignore[arg-type]
 
     async def left(self) -> list[str]:
         return [t.id for t in await self.script.store.tombstones("n1")]
@@ -53,8 +66,8 @@ async def given() -> Given:
     await script.running()
     await store.apply([Delete("Workload", "web", force=True)], now=NOW)
     agent = Answering()
-    address = AgentAddress("n1", "127.0.0.1:9001", True, "ledger-n1")
-    return Given(script, agent, DispatchPass(agent, store, ScriptedClock(), address, Told()))  # type: ignore[arg-type]
+    told = Told()
+    return Given(script, agent, DispatchPass(agent, store, ScriptedClock(), ADDRESS, told), told)  # type: ignore[arg-type]
 
 
 async def test_a_tombstone_goes_when_its_node_took_both_the_stop_and_the_removal(given: Given) -> None:
@@ -80,6 +93,25 @@ async def test_a_tombstone_stays_as_long_as_either_is_not_taken(given: Given, st
         assert dispatched.busy is ("busy" in {stop, removal})
     assert await given.left() == [GHOST]
     assert len(given.agent.told) == 2, "told again until it is gone"
+
+
+@pytest.mark.parametrize(
+    ("stop", "granted"),
+    [
+        pytest.param("accepted", True, id="it can't start any more, though it does not end"),
+        pytest.param("busy", False, id="it may wait for a lease to begin with"),
+    ],
+)
+async def test_what_can_not_be_ended_keeps_its_node_from_no_lease(given: Given, stop: Any, granted: bool) -> None:
+    given.agent.stop, given.agent.removal = stop, "busy"
+    observe = given.observe()
+    for _ in range(2):
+        await observe(epoch=0)
+    assert given.agent.leases == [0, 0], "nothing was stopped there yet"
+    await given.dispatch(Orphans(), epoch=0)
+    for _ in range(2):
+        await observe(epoch=0)
+    assert bool(given.agent.leases[-1]) is granted
 
 
 async def test_what_is_reported_as_an_orphan_too_is_told_once(given: Given) -> None:
@@ -141,8 +173,9 @@ async def test_a_drain_ends_when_its_workload_runs_elsewhere_and_says_so_once() 
             await world.clock.pass_(1)
         assert (await world.store.get_allocation(placed.id)).live, "there is no place for it"
 
-        # Both nodes are one agent's here: what matters is where the controller places it.
-        other = a_registration(ledger_uid=world.agents.ledger_uid, address="127.0.0.1:9002")
+        # Both nodes have the same here: what matters is where the controller places it.
+        world.agents.other_ledgers["n2"] = "ledger-2"
+        other = a_registration(ledger_uid="ledger-2", address="127.0.0.1:9002")
         await world.store.register_node("n2", other, now=world.clock.now())
         world.driver.nodes()
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from agent import fencer
 from agent.action import CreateContainer, Record, RunSandbox, StartContainer, Wait
 from agent.entry import End, Ended, Entry, InPlace, Released, StopAsked
 from agent.files import put_file
@@ -87,7 +89,8 @@ def test_the_fence_file_says_what_was_put_into_it() -> None:
     fence = Fence("boot", Lease(T, 30 * SECOND, 10 * SECOND), {BOUND.id: IDS, "api.0.0000000b": frozenset()})
     assert decode(encode(fence)) == fence
     assert json.loads(encode(fence))["kill_at_ns"] == fence.lease.kill_at_ns
-    for bad in (b"", b"[]", b"{}", encode(fence).replace(b'"boot"', b"1")):
+    no_list = b'{"boot_id": "", "heard_ns": 0, "lease_ns": 0, "stop_bound_ns": 0, "bound": {"web": 1}}'
+    for bad in (b"", b"[]", b"{}", no_list, encode(fence).replace(b'"boot"', b"1")):
         with pytest.raises(ValueError, match=r".*"):
             decode(bad)
 
@@ -307,6 +310,87 @@ async def test_a_stop_with_a_long_grace_is_cut_short_by_the_end_of_the_lease(nod
     assert (asked.reason, asked.grace_s) == ("Deleted", 5)
 
 
+async def test_the_grace_that_the_end_of_the_lease_leaves_is_given_whole_and_then_nothing_is_left_of_it(
+    node: Node,
+) -> None:
+    await bound(node, replace(BOUND, cleared=True))
+    node.renew()
+    await node.look()
+    node.clock.skip(30)
+    graces = []
+    for _ in range(8):
+        await node.look()
+        asked = node.stop_of()
+        assert asked is not None
+        graces.append(asked.grace_s)
+        node.clock.skip(1)
+    assert graces[:5] == [5] * 5  # each of them may have begun then, and its seconds count from there
+    assert graces[-1] == 0  # for a container that comes up late
+
+
+async def test_a_lease_whose_end_could_not_be_recorded_is_not_renewed(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bound(node, replace(BOUND, cleared=True))
+    node.renew()
+    await node.look()
+    node.clock.skip(31)
+
+    def full(line: bytes) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(node.ledger._file, "append", full)
+        disk.setattr(node.ledger._file, "rewrite", full)
+        for _ in range(2):
+            node.renew()
+            await node.look()
+            assert node.stop_of() is not None
+            assert node.fence is not None
+            assert node.fence.lease.is_over(node.clock.boot_ns())
+    await node.look()
+    node.renew()
+    await node.look()
+    assert node.fence.lease.is_held(node.clock.boot_ns())
+    again = open_ledger(node.folder / "ledger")
+    assert again.entries[BOUND.id].stop is not None
+    again.close()
+
+
+async def test_what_a_lost_ledger_left_stays_bound_until_none_of_it_is_there(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup = node.folder / "cgroups" / f"cri-containerd-{'c' * 64}.scope"
+    cgroup.mkdir(parents=True)
+    monkeypatch.setattr(fencer, "CGROUPS", cgroup.parent)
+    await bound(node)
+    node.ids[BOUND.id] = IDS
+    node.renew()
+    await node.look()
+    (node.folder / "ledger").unlink()
+    node.lease.close()
+    node.ledger.close()
+    node.ledger = open_ledger(node.folder / "ledger")
+    node.lease = node.made()
+    await node.ledger.accept(replace(BOUND, wish=None, in_place=InPlace(), stop=StopAsked(3, "NodeLost", 3600)))
+    node.renew()
+    await node.look()
+    assert node.fence is not None
+    assert node.fence.bound == {BOUND.id: IDS}
+    cgroup.rmdir()
+    await node.look()
+    await node.look()
+    assert node.fence is None
+
+
+async def test_a_fence_file_that_was_removed_is_put_again(node: Node) -> None:
+    await bound(node)
+    (node.folder / FENCE_FILE).unlink()
+    await node.look()
+    assert node.fence is not None
+    assert node.fence.bound == {BOUND.id: frozenset()}
+
+
 async def test_a_restart_of_the_agent_neither_loses_nor_prolongs_it(node: Node) -> None:
     await bound(node)
     node.renew()
@@ -394,6 +478,9 @@ async def test_when_nothing_is_bound_any_more_there_is_no_file(node: Node) -> No
     assert node.fence is not None
     assert node.fence.ids == IDS
     await node.ledger.record(BOUND.id, Released())
+    await node.look()
+    assert node.fence is not None
+    assert node.fence.bound == {}  # a file that is gone tells a fencer nothing
     await node.look()
     assert node.fence is None
     assert node.lease._next_ns() is None

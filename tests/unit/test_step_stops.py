@@ -61,7 +61,8 @@ class Story:
         return status_of(self.entry, self.seen, self.progress, ran=True, simulated=False).message
 
 
-GRACE: list[Step] = [StopContainer("c0", 3)]
+GRACE: list[Step] = [StopContainer("c0", 3), StopContainer("c0", 2)]
+"""The second with what is left of it a second later; then it is used up."""
 KILL: list[Step] = [StopContainer("c0", 0)]
 SANDBOX: list[Step] = [StopSandbox("s1")]
 REMOVE: list[Step] = [RemoveSandbox("s1")]
@@ -72,9 +73,10 @@ def test_a_stop_climbs_from_grace_over_kill_and_sandbox_to_removal_and_then_goes
     outcome: Outcome,
 ) -> None:
     story = Story(STOPPING, RUNNING)
-    tried = [story.fail(outcome) for _ in range(1 + 3 * TRIES_A_RUNG + 30)]
-    assert tried[: 1 + 3 * TRIES_A_RUNG] == GRACE + KILL * TRIES_A_RUNG + SANDBOX * TRIES_A_RUNG + REMOVE * TRIES_A_RUNG
-    assert tried[1 + 3 * TRIES_A_RUNG :] == (KILL + SANDBOX + REMOVE) * 10
+    climb = GRACE + KILL * TRIES_A_RUNG + SANDBOX * TRIES_A_RUNG + REMOVE * TRIES_A_RUNG
+    tried = [story.fail(outcome) for _ in range(len(climb) + 30)]
+    assert tried[: len(climb)] == climb
+    assert tried[len(climb) :] == (KILL + SANDBOX + REMOVE) * 10
     before = story.now_ns
     story.fail(outcome)
     assert story.now_ns - before <= 60 * SECOND
@@ -87,9 +89,16 @@ def test_a_stop_without_grace_begins_at_the_kill() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.UNREACHABLE, Outcome.CUT_OFF, Outcome.GONE])
 def test_a_runtime_that_is_away_has_refused_nothing_so_the_stop_does_not_climb(outcome: Outcome) -> None:
-    story = Story(STOPPING, RUNNING)
-    story.fail()
+    story = Story(replace(STOPPING, stop=replace(STOP, grace_s=0)), RUNNING)
     assert [story.fail(outcome) for _ in range(20)] == KILL * 20
+
+
+def test_a_grace_that_was_refused_is_asked_for_again_but_not_for_ever() -> None:
+    story = Story(replace(STOPPING, stop=replace(STOP, grace_s=3600)), RUNNING)
+    graces = [action.grace_s for _ in range(4) if isinstance(action := story.fail(Outcome.REFUSED), StopContainer)]
+    assert graces[0] == 3600
+    assert all(3590 < grace < 3600 for grace in graces[1:TRIES_A_RUNG])
+    assert graces[TRIES_A_RUNG:] == [0]
 
 
 def test_the_grace_is_given_once_however_often_the_call_is_cut_off() -> None:
@@ -102,7 +111,7 @@ def test_the_grace_is_given_once_however_often_the_call_is_cut_off() -> None:
 
 def test_a_grace_that_no_runtime_heard_of_is_not_used_up() -> None:
     story = Story(STOPPING, RUNNING, takes_s=2)
-    assert [story.fail(Outcome.UNREACHABLE) for _ in range(5)] == GRACE * 5
+    assert [story.fail(Outcome.UNREACHABLE) for _ in range(5)] == GRACE[:1] * 5
 
 
 def test_no_end_is_recorded_while_it_runs_and_the_first_look_that_shows_none_records_it() -> None:
@@ -131,8 +140,8 @@ def test_another_container_climbs_from_the_start() -> None:
 
 def test_a_container_whose_sandbox_is_not_there_is_removed_by_force_instead() -> None:
     story = Story(STOPPING, has(container("running")))
-    tried = [story.fail() for _ in range(1 + 3 * TRIES_A_RUNG)]
-    assert tried[1 + TRIES_A_RUNG :] == [RemoveContainer("c0")] * (2 * TRIES_A_RUNG)
+    tried = [story.fail() for _ in range(len(GRACE) + 3 * TRIES_A_RUNG)]
+    assert tried[len(GRACE) + TRIES_A_RUNG :] == [RemoveContainer("c0")] * (2 * TRIES_A_RUNG)
 
 
 @pytest.mark.parametrize(
@@ -205,13 +214,14 @@ def test_a_stop_says_its_step_since_when_how_often_it_was_tried_and_the_last_err
     story.next()
     assert story.message == "stop is at grace (3 s) since 2027-01-15T08:00:00Z"
     story.fail(message="first")
-    assert story.message == "stop is at kill since 2027-01-15T08:00:00Z; last error: first"
+    assert story.message == "stop is at grace (3 s) since 2027-01-15T08:00:00Z (1 try); last error: first"
     story.fail(message="second")
-    assert story.message == "stop is at kill since 2027-01-15T08:00:00Z (1 try); last error: second"
     story.fail(message="third")
+    assert story.message == "stop is at kill since 2027-01-15T08:00:03Z (1 try); last error: third"
     story.fail(message="fourth")
-    assert story.message.startswith("stop is at sandbox since 2027-01-15T08:00:0")
-    assert story.message.endswith("Z; last error: fourth")
+    story.fail(message="fifth")
+    assert story.message.startswith("stop is at sandbox since 2027-01-15T08:00:")
+    assert story.message.endswith("Z; last error: fifth")
 
 
 def test_a_stop_that_goes_round_is_no_news_each_time() -> None:

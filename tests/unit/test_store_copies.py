@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from builders import NOW, a_manifest
+from controller import db
 from controller.store import open_store
 from controller.store.backup import back_up_store
 from controller.store.bring_back import EPOCHS, VERSIONS, BroughtBack, bring_back
@@ -164,6 +165,24 @@ async def test_a_torn_page_is_found(url: str, path: Path) -> None:
         file.write(os.urandom(8192))
     found, _ = await check_store(url)
     assert found
+
+
+async def test_a_backup_that_is_looked_over_stays_as_it_is(store: Store, url: str, tmp_path: Path) -> None:
+    backup = tmp_path / "b.db"
+    await back_up_store(url, backup, force=False)
+    before = backup.read_bytes()
+    assert await check_store(f"sqlite:///{backup}") == ([], [])
+    assert backup.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["check", "restore", "upgrade"])
+def test_what_names_no_store_is_told_in_words(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for url in ("kakuri.db", "mysql://root:secret@host/db"):
+        with pytest.raises(SystemExit, match="2"):
+            db.run([verb, "--store", url])
+        told = capsys.readouterr().err
+        assert "names no store; use sqlite:////path" in told
+        assert "secret" not in told
 
 
 # -- restore ---------------------------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ One rule: what is said again writes nothing; and what the loops were told is wri
 woke up late calls a node silent that another one hears.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from controller.exchange import Report, Sent
 from controller.store.batch import Batch
-from controller.store.contract import NotFound, Recorded
+from controller.store.contract import InUse, NotFound, Recorded
 from controller.store.records import NodeRecord, Usage
 from controller.store.rules.fence import check_lead
 from controller.store.rules.nodes import bury
@@ -26,6 +26,8 @@ def register_node(
     batch = Batch(now)
     old = tables.nodes([id_]).get(id_)
     usage = tables.usage([id_]).get(id_, Usage())
+    if registration.ledger_uid and (old is None or old.ledger_uid != registration.ledger_uid):
+        _check_name(tables, id_, registration.ledger_uid)
     if old is not None and old.registration == registration:
         return (old.shown(usage), False), batch
     if old is None:
@@ -51,6 +53,16 @@ def register_node(
             if row.ledger_uid != registration.ledger_uid:
                 _record(batch, row, lost(row, f"node {id_} came back without its ledger", now=now))
     return (new.shown(usage), True), batch
+
+
+def _check_name(tables: Tables, id_: str, ledger_uid: str) -> None:
+    """No other node has this ledger: by another name, what runs there would be lost here and go on there."""
+    before = next((n.id for n in tables.nodes().values() if n.ledger_uid == ledger_uid and n.id != id_), None)
+    if before is not None:
+        raise InUse(
+            f'the agent that registers as "{id_}" is that of node "{before}": a node keeps its name. Start it with '
+            f"--node {before}; or, to rename it, say first that {before} is gone (kakuri node forget {before})"
+        )
 
 
 _NOT_YET_HEARD = "its agent registered and was not yet heard of since"
@@ -104,6 +116,8 @@ def set_node_lost(tables: Tables, id_: str, *, epoch: int, message: str, now: da
     old = tables.nodes([id_]).get(id_)
     if old is None:
         raise NotFound(f'node "{id_}" does not exist')
+    if tables.restored() is not None:
+        return frozenset(), batch  # what was bound to its lease, and what not, may have changed since the backup
     if old.lost_at is None:
         lost_now = replace(old, ready=False, reason=Reason.NODE_LOST.value, message=message, lost_at=now)
         batch.nodes.update(lost_now)
@@ -129,6 +143,12 @@ def set_node_lost(tables: Tables, id_: str, *, epoch: int, message: str, now: da
     return frozenset(dirty), batch
 
 
+def owes_stops(tables: Tables, node: str, told: Collection[str]) -> bool:
+    held = tables.restored() is not None
+    given_up = (t for t in tables.tombstones_on([node]) if not (held and t.reason == Reason.RESTORED))
+    return any(t.id not in told for t in given_up) or tables.owes_stops(node)
+
+
 def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) -> tuple[Recorded, Batch]:
     check_lead(tables, epoch)
     batch = Batch(now)
@@ -144,7 +164,7 @@ def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) 
     for row in rows.values():
         if row.id in ours:
             after = observed(row, ours[row.id], ledger_uid=report.ledger_uid, now=now)
-            if held and row.observed_at is None:
+            if row.observed_at is None:
                 after = seen(after, ours[row.id], now=now)
         elif held and (report.full or row.id in report.gone):
             after = unseen(row)
@@ -157,8 +177,9 @@ def record_report(tables: Tables, report: Report, *, epoch: int, now: datetime) 
             dirty.add(row.workload)
             released = released or (after is not None and after.released and not row.released)
     unknown = ours.keys() - rows.keys()
-    # A row that is bound to another node is no orphan: its node answers for it.
-    elsewhere = {a.id for a in tables.allocations(unknown)} if unknown else set()
+    # A live row that is bound to another node is no orphan: its node answers for it. One that was given up there is:
+    # that node has another name now.
+    elsewhere = {a.id for a in tables.allocations(unknown) if a.live} if unknown else set()
     unknown -= elsewhere
     if held:
         note_unknown(tables, batch, report, ours, unknown)

@@ -237,7 +237,7 @@ class _Desk:
                 "wait until their allocations have ended there",
                 index=index,
             )
-        retire(self.batch, old.id, rows, why=f"node {old.id} was deleted", now=self.now)
+        retire(self.tables, self.batch, old.id, rows, why=f"node {old.id} was deleted", now=self.now)
         del self.nodes[old.id]
         return Outcome("Node", old.id, "deleted", None)
 

@@ -77,14 +77,7 @@ def forget(tables: Tables, id_: str, *, released: bool, now: datetime) -> tuple[
     rows = tables.allocations_on(id_)
     why = f"node {id_} was {'released' if released else 'forgotten'}"
     given_up = [r for r in rows if r.live and not r.state.ended]
-    for row in rows:
-        if row.live or row.accepted_revision < row.revision:
-            bury(batch, row, Reason.NODE_FORGOTTEN, why)
-    retire(batch, id_, rows, why=why, now=now, how=RELEASED if released else "")
-    for tombstone in tables.tombstones_on([id_]):
-        if tombstone.blocks:
-            # The person who says that the node is gone says that nothing runs there any more.
-            batch.tombstones.insert(tombstone.with_(blocks=False, reason=Reason.NODE_FORGOTTEN.value))
+    retire(tables, batch, id_, rows, why=why, now=now, how=RELEASED if released else "")
     told = f"{len(given_up)} allocations there are given up" if given_up else "nothing was known to run there"
     batch.tell(_event(id_, EventType.WARNING, Reason.NODE_FORGOTTEN, f"{why}; {told}"))
     for row in given_up:
@@ -102,11 +95,24 @@ def forget(tables: Tables, id_: str, *, released: bool, now: datetime) -> tuple[
     return owners | {t.workload for t in tables.tombstones_on([id_])}, batch
 
 
-def retire(batch: Batch, id_: str, rows: Sequence[Allocation], *, why: str, now: datetime, how: str = "") -> None:
+def retire(
+    tables: Tables, batch: Batch, id_: str, rows: Sequence[Allocation], *, why: str, now: datetime, how: str = ""
+) -> None:
     """The node is shown no more. Its allocations' rows stay, ended: they say what must not run again (a job that has
     run); the planner drops them like those of any node, and the node's own row goes with the last of them."""
+    released = how == RELEASED
+    for tombstone in tables.tombstones_on([id_]):
+        if released:
+            # Its agent has said that nothing of ours is left there; to tell it more would make it ours again.
+            batch.tombstones.delete(tombstone.id)
+        elif tombstone.blocks:
+            # The person who says that the node is gone says that nothing runs there any more.
+            batch.tombstones.insert(tombstone.with_(blocks=False, reason=Reason.NODE_FORGOTTEN.value))
     left = 0
     for row in rows:
+        # Of what has ended, too, when its node was not told so: it may have accepted a start that came late.
+        if row.live or (not released and row.accepted_revision < row.revision):
+            bury(batch, row, Reason.NODE_FORGOTTEN, why)
         if row.desired is Desired.REMOVE:
             batch.delete_allocation(row)
             continue

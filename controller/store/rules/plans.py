@@ -43,7 +43,7 @@ def load_snapshot(tables: Tables, workload_ids: Sequence[str], *, now: datetime,
         ),
         runtime_classes=classes,
         seed=seed,
-        leaving=tuple(a for node in draining for a in tables.allocations_on(node) if a.leaves_a_drain),
+        leaving=tuple(tables.leaving(draining) if draining else ()),
     )
 
 
@@ -69,14 +69,17 @@ def _load(tables: Tables, todo: Sequence[WorkloadPlan], now: datetime) -> "_Desk
     nodes = tables.nodes(targets) if targets else {}
     removes = any(isinstance(a, Remove) for w in todo for a in w.actions)
     forgotten = tables.forgotten_nodes() if removes else {}
-    lost = frozenset(n.id for n in tables.nodes().values() if n.lost_at is not None) if removes else frozenset()
     workloads = tables.workloads([w.workload_id for w in todo]) if todo else {}
     acted_on = [w.workload_id for w in todo if w.actions and w.workload_id in workloads]
     rows = tables.allocations_of(acted_on) if acted_on else []
     allocations: dict[str, dict[str, Allocation]] = {}
     for row in rows:
         allocations.setdefault(row.workload, {})[row.id] = row
-    return _Desk(now, Batch(now), nodes, forgotten, lost, workloads, allocations)
+    # After the workloads, which whoever loses or forgets a node keeps too: nobody does either from here on.
+    known = tables.nodes() if removes else {}
+    gone = frozenset(r.node for r in rows if r.node not in known) if removes else frozenset()
+    lost = frozenset(n.id for n in known.values() if n.lost_at is not None)
+    return _Desk(now, Batch(now), nodes, forgotten, gone, lost, workloads, allocations)
 
 
 @dataclass
@@ -85,6 +88,9 @@ class _Desk:
     batch: Batch
     nodes: dict[str, NodeRecord]
     forgotten: dict[str, str]
+    """Those whose rows are kept, and may go."""
+    gone: frozenset[str]
+    """Nodes that are forgotten, and can't be told anything."""
     lost: frozenset[str]
     workloads: dict[str, WorkloadRecord]
     allocations: dict[str, dict[str, Allocation]]
@@ -112,7 +118,7 @@ class _Desk:
         for row in after:
             if row.id not in before:
                 self.batch.insert_allocation(row)
-            elif row.desired is Desired.REMOVE and row.node in (self.forgotten.keys() | self.lost):
+            elif row.desired is Desired.REMOVE and row.node in self.gone | self.lost:
                 if row.node in self.lost:
                     bury(self.batch, row, Reason.NODE_LOST, f"node {row.node} was lost")
                 self.batch.delete_allocation(row)

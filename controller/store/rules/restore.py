@@ -57,9 +57,11 @@ def confirm(tables: Tables, *, without: Collection[str], now: datetime) -> tuple
 
 
 def seen(row: Allocation, said: ObservedAllocation, *, now: datetime) -> Allocation:
-    """For the first time since the restore. What is wanted is said again: its node may have heard something newer."""
-    again = row.desired is Desired.RUN and not row.state.ended
-    return row.with_(observed_at=now, accepted_revision=said.revision if again else row.accepted_revision)
+    """For the first time, since the restore or ever. What is wanted is said again where its node has an older word of
+    it than a restored row claims: it may have heard otherwise since, which need not bind it to the lease."""
+    if row.desired is not Desired.RUN or row.state.ended or said.revision >= row.accepted_revision:
+        return row.with_(observed_at=now)
+    return row.with_(observed_at=now, accepted_revision=said.revision, lease_bound=False)
 
 
 def unseen(row: Allocation) -> Allocation:

@@ -32,8 +32,10 @@ def observed(row: Allocation, seen: ObservedAllocation, *, ledger_uid: str, now:
     state = _state_after(row.state, seen.state)
     follows = state.value == seen.state and not row.state.ended
     ended = state.ended
+    # What is told of was not removed, however new a stop its agent knows of: that of an orphan is newer than any row.
+    newest = row.revision - 1 if row.desired is Desired.REMOVE else row.revision
     after = row.with_(
-        accepted_revision=max(row.accepted_revision, min(seen.revision, row.revision)),
+        accepted_revision=max(row.accepted_revision, min(seen.revision, newest)),
         ledger_uid=ledger_uid if seen.revision else row.ledger_uid,
         state=state,
         reason=seen.reason if follows else row.reason,
@@ -50,7 +52,8 @@ def observed(row: Allocation, seen: ObservedAllocation, *, ledger_uid: str, now:
         started_at=seen.started_at or row.started_at,
         finished_at=row.finished_at if row.state.ended else (seen.finished_at or (now if ended else None)),
     )
-    after = _bound(after)
+    if seen.revision == row.revision:
+        after = _bound(after)
     return row if after == row else after.with_(observed_at=now)
 
 
@@ -87,13 +90,15 @@ def answered(row: Allocation, sent: Sent, *, ledger_uid: str, now: datetime) -> 
         # database was restored from.
         end = {"state": State.FAILED, "reason": row.desired_reason, "message": sent.message, "finished_at": now}
         after = after.with_(released=True, **({} if row.state.ended else end))
-    after = _bound(after)
+    if newest and sent.result == "accepted":
+        after = _bound(after)
     return row if after == row else after.with_(observed_at=now)
 
 
 def _bound(row: Allocation) -> Allocation:
-    """Bound to the node's lease as its spec says, once the agent has accepted that."""
-    if row.accepted_revision < row.revision or row.lease_bound:
+    """Bound to the node's lease as its spec says, now that the agent has accepted the newest revision. Not by that of a
+    stop: the agent may never have had the spec before it, or have refused it."""
+    if row.desired is not Desired.RUN or row.lease_bound:
         return row
     return row.with_(lease_bound=row.spec.on_disconnect is OnDisconnect.REPLACE)
 
