@@ -1,6 +1,7 @@
 """The composition root: the only module that names concrete adapters. Store, agents, loops and API, put together."""
 
 import asyncio
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -86,7 +87,9 @@ async def run(settings: ControllerSettings) -> None:
     )
     agents = Agents(store.cluster_id)
     try:
-        driver = Driver(store, agents, clock, settings.holder_name, settings.node_bounds)
+        # Two that share a name would take the lease from each other as if each were the other's next life.
+        holder = f"{settings.holder_name}/{secrets.token_hex(3)}" if store.shared else settings.holder_name
+        driver = Driver(store, agents, clock, holder, settings.node_bounds)
         api = build_api(
             store=store,
             kick=driver,

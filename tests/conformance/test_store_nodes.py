@@ -129,3 +129,18 @@ async def test_a_node_keeps_its_name(script: StoreScript) -> None:
     await script.node("n2", ledger_uid="ledger-n2")
     with pytest.raises(InUse):
         await script.node("n3", ledger_uid="ledger-n2")
+
+
+async def test_an_agent_that_learned_something_is_told_again_what_it_may_have_refused(script: StoreScript) -> None:
+    await script.node()
+    await script.put()
+    allocation = await script.running()
+    before = (await script.store.get_allocation(allocation)).revision
+
+    await script.node(version="0.2")
+    assert (await script.store.get_allocation(allocation)).revision == before
+    await script.node(version="0.2", features=("node-lease",))
+
+    row = await script.store.get_allocation(allocation)
+    assert row.revision == before + 1
+    assert [e.allocation.id for e in await script.store.errands("n1")] == [allocation]

@@ -45,6 +45,8 @@ def register_node(
     if old is None or old.registration is None or old.registration.instance != registration.instance:
         message = f"an agent registered, reached at {registration.address}"
         batch.tell(_node_event(id_, EventType.NORMAL, "Registered", message))
+    if old is not None and old.registration is not None:
+        _tell_again(tables, batch, old.registration, registration, id_)
     if old is not None and old.ledger_uid not in {"", registration.ledger_uid}:
         message = "its agent came back with another ledger: what ran there before is lost"
         batch.tell(_node_event(id_, EventType.WARNING, "LedgerLost", message))
@@ -53,6 +55,16 @@ def register_node(
             if row.ledger_uid != registration.ledger_uid:
                 _record(batch, row, lost(row, f"node {id_} came back without its ledger", now=now))
     return (new.shown(usage), True), batch
+
+
+def _tell_again(tables: Tables, batch: Batch, before: NodeRegistration, now: NodeRegistration, node: str) -> None:
+    """What an agent refused for want of a feature is said to it once more when it has that feature."""
+    if now.ledger_uid != before.ledger_uid or not set(now.features) - set(before.features):
+        return
+    tables.keep_workloads(tables.owners_on(node))
+    for row in tables.allocations_on(node):
+        if row.desired is Desired.RUN and not row.state.ended:
+            batch.update_allocation(row.with_(revision=row.revision + 1))
 
 
 def _check_name(tables: Tables, id_: str, ledger_uid: str) -> None:
