@@ -68,6 +68,7 @@ _CUT_OFF_WORDS = (
     "already has a filestore file",  # runsc's, of what an earlier start of this container left
     "its start had begun before",  # our wrappers', agent/noting_wrapper.py
 )
+_LEFT_BY_A_START = ("failed to start shim: mkdir", "file exists")  # containerd's, of one that it was killed in
 _AT_CREATION = "failed to create"
 SIGNALLED = frozenset({137, 143})
 """Killed and terminated: the exit codes of the signals that a stop sends."""
@@ -289,7 +290,8 @@ def _exit_of(seen: Seen, container: ObservedContainer, now_ns: int, *, sandbox_a
     code = container.exit_code
     ran = container.started_at_ns > 0
     message = container.message
-    if not ran and any(words in message for words in _CUT_OFF_WORDS):
+    left_by_a_start = all(words in message for words in _LEFT_BY_A_START)
+    if not ran and (left_by_a_start or any(words in message for words in _CUT_OFF_WORDS)):
         cut_off_at_creation = _AT_CREATION in message and any(words in message for words in _HUNG_UP_WORDS)
         begun = seen.begun.get(container.id, not cut_off_at_creation)
         return _cut_off(message, container.finished_at_ns or now_ns, never_ran=not begun)
@@ -347,11 +349,12 @@ def _stopped(entry: Entry, exit_: Exit | None, now_ns: int, *, lost: bool) -> En
         return End(State.FAILED, Reason.STOPPED, f"{why} before it ran", None, now_ns)
     how = exit_ or entry.last
     assert how is not None
-    if how.reason == Reason.OOM_KILLED:
+    if how.reason == Reason.OOM_KILLED and entry.in_place.restart_policy is RestartPolicy.NEVER:
+        # Under any other policy it would have been started again: it is the stop that made it the end.
         return End(State.FAILED, how.reason, how.message, how.exit_code, now_ns)
     if how.exit_code == 0 and entry.in_place.restart_policy is not RestartPolicy.ALWAYS:
         return End(State.SUCCEEDED, Reason.COMPLETED, how.message, 0, how.finished_at_ns)
-    ours = exit_ is not None and exit_.exit_code in SIGNALLED
+    ours = exit_ is not None and exit_.exit_code in SIGNALLED and exit_.reason != Reason.OOM_KILLED
     # Of an end that we asked for, "exit code 143 (Error)" would be said as if it were a fault.
     message = why if ours else f"{why}; {told(how)}"
     return End(_success(ours or how.exit_code == 0), Reason.STOPPED, message, how.exit_code, now_ns)

@@ -3,7 +3,9 @@
 One rule: what touches the database is another process (see processes.py); `confirm` alone asks the server.
 """
 
+import asyncio
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,26 +43,39 @@ def confirm(
     without: Annotated[
         list[str], typer.Option("--without", metavar="NODE", help="Do not wait for what this node has.")
     ] = [],  # noqa: B006 - typer copies it
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for agents that may have joined after the backup.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     server: ServerOption = None,
 ) -> None:
     """Show what a restored database would end and replace on the nodes, and have it count."""
 
     async def command(client: "Client") -> None:
-        hold = await client.hold()
+        hold = await _hold(client, now=now)
         if hold is None:
             tell("no restored database waits to be confirmed")
             return
         put(_lines(hold, without))
         if not yes:
             _ask()
-        await client.confirm_restore(without)
+        await client.confirm_restore(without, now=now)
         put(["confirmed"])
 
     run(server, command)
 
 
-def _lines(hold: dict[str, Any], without: list[str]) -> list[str]:
+async def _hold(client: "Client", *, now: bool) -> Mapping[str, Any] | None:
+    """What is held, once all agents have had the time to register."""
+    while True:
+        hold = await client.hold()
+        if hold is None or now or not (left_s := hold["wait_s"]):
+            return hold
+        tell(f"waiting {left_s} s for agents that joined after the backup to register; --now does not wait")
+        await asyncio.sleep(left_s)
+
+
+def _lines(hold: Mapping[str, Any], without: list[str]) -> list[str]:
     lines = [f"the database was restored at {hold['restored_at']}"]
     for node in hold["unread"]:
         waited = "it is not waited for" if node in without else "start its agent, or leave it out with --without"

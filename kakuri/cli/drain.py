@@ -18,7 +18,8 @@ from kakuri.cli.session import ServerOption, run, tell
 if TYPE_CHECKING:
     from kakuri.client import Client
 
-LOOK_S = 0.5
+LOOK_S = 1.0
+"""Between two looks. Shorter and each node that is watched is planned for more often."""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 Progress = Mapping[str, Any]
@@ -27,18 +28,25 @@ Progress = Mapping[str, Any]
 def drain(
     node: Annotated[str, typer.Argument(help="n1, node/n1")],
     deadline: Annotated[
-        str, typer.Option(metavar="TIME", help="Then stop what is still there, jobs too: 90s, 10m, 2h. Default: never.")
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="Then stop what is still there, jobs too: 90s, 10m, 2h; none: never. "
+            "Default: as the drain that goes on has it, else never.",
+        ),
     ] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the node is drained.")] = True,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="For waiting; then exit 3.")] = 600,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="For waiting; then exit 3. 0: one look.")
+    ] = 600,
     server: ServerOption = None,
 ) -> None:
     """Move what runs on a node elsewhere, within each workload's max_unavailable, and say what can't move."""
-    deadline_s = read_seconds(deadline) if deadline else None
+    wanted = {} if not deadline else {"deadline_s": None if deadline == "none" else read_seconds(deadline)}
     (target,) = read_nodes([node])
 
     async def command(client: "Client") -> None:
-        first = await client.drain(target.id, deadline_s)
+        first = await client.drain(target.id, **wanted)
         by_hand = ", ".join(first.get("by_hand", []))
         if by_hand:
             tell(f"{target}: {by_hand} started by hand there, and is left alone")
@@ -67,10 +75,11 @@ async def _until_drained(client: "Client", node: str, teller: "_Teller", timeout
     try:
         async with asyncio.timeout(timeout_s or None):
             while not teller.drained:
+                if timeout_s == 0:
+                    teller.look(await client.drain_progress(node))
+                    break
                 await asyncio.sleep(LOOK_S)
                 teller.look(await steady(lambda: client.drain_progress(node)))
-                if timeout_s == 0:
-                    break
     except TimeoutError:
         pass
     except ApiError as error:

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from kakuri.client import Client, View
 
 DEFAULT_SERVER = "http://127.0.0.1:8080"
-RETRY_S = 1.0
-"""For so long a refused connection is tried again: a controller that `kakuri dev` restarts is back within a second."""
+RETRY_S = 2.0
+"""For so long a refused connection is tried again: a controller that `kakuri dev` restarts is back by then, unless the
+machine is busy. Longer, and who forgot to start one waits for the words that say so."""
+PATIENT_S = 10.0
+"""For a command that waits anyway."""
 RECONNECT_S = 0.5
 
 ServerOption = Annotated[
@@ -70,12 +73,12 @@ def _configured() -> str | None:
     return server
 
 
-def run(server: str | None, command: Callable[["Client"], Awaitable[None]]) -> None:
-    """Runs the command with a client."""
+def run(server: str | None, command: Callable[["Client"], Awaitable[None]], *, retry_s: float = RETRY_S) -> None:
+    """Runs the command with a client that tries a refused connection again for retry_s."""
     from kakuri.client import Client  # noqa: PLC0415 - aiohttp takes longer to import than --help to print
 
     async def connected() -> None:
-        async with Client(server_address(server), retry_s=RETRY_S) as client:
+        async with Client(server_address(server), retry_s=retry_s) as client:
             await command(client)
 
     asyncio.run(connected())

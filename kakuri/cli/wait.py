@@ -9,7 +9,7 @@ from kakuri.cli.get import SelectorOption
 from kakuri.cli.judge import FOR, read_goal
 from kakuri.cli.kinds import Target, read_targets
 from kakuri.cli.output import put
-from kakuri.cli.session import ServerOption, run
+from kakuri.cli.session import PATIENT_S, ServerOption, run
 from kakuri.cli.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -38,4 +38,4 @@ def wait(
         await wait_for(client, chosen, wanted, timeout)
         put(f"{target} {wanted.state or wanted.text}" for target in chosen)
 
-    run(server, command)
+    run(server, command, retry_s=min(timeout, PATIENT_S))

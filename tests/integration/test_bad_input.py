@@ -50,11 +50,11 @@ def test_a_good_document_beside_a_bad_one_is_not_applied(dev: Dev, tmp_path: Pat
 
 
 def test_what_no_issue_has_brought_yet_is_422_or_404(dev: Dev) -> None:
-    wanted = WORKLOAD | {"id": "early", "security_profile": "trusted", "on_disconnect": "replace"}
+    wanted = WORKLOAD | {"id": "early", "security_profile": "trusted", "isolation_policy": "strict"}
     refused = dev.http("POST", "/workloads", wanted)
 
     assert refused.status == 422
-    assert {e["pointer"] for e in refused.json["errors"]} == {"/security_profile", "/on_disconnect"}
+    assert {e["pointer"] for e in refused.json["errors"]} == {"/security_profile", "/isolation_policy"}
     assert dev.http("GET", "/workloads/early").status == 404
     node = dev.http("GET", "/nodes").json["items"][0]["id"]
     for path in ("/plan", "/security-profiles", "/isolation-policies", f"/nodes/{node}/drain"):

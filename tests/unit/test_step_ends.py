@@ -215,9 +215,17 @@ END_ROWS = [
         0,
     ),
     EndRow(
-        "out of memory says so after a stop too",
+        "a job that was out of memory when the stop came is OOMKilled",
         State.FAILED,
         "OOMKilled",
+        has(sandbox(), exited(137, reason="OOMKilled")),
+        under(NEVER, 0, stop=STOP),
+        137,
+    ),
+    EndRow(
+        "out of memory while it is stopped is Stopped where it would have been started again",
+        State.FAILED,
+        "Stopped",
         has(sandbox(), exited(137, reason="OOMKilled")),
         STOPPING,
         137,
@@ -313,6 +321,7 @@ CUT_OFF = failed(StartContainer("c0"), Outcome.CUT_OFF)
 BEGUN, UNBEGUN = {"c0": True}, {"c0": False}
 NOT_STARTED = "failed to start containerd task: context canceled: unknown"
 FILESTORE = "failed to create containerd task: mount source already has a filestore file at x"
+BUNDLE = "failed to create containerd task: failed to start shim: mkdir /run/x/v2.task/k8s.io/c0: file exists: unknown"
 REFUSED_AGAIN = "failed to start containerd task: its start had begun before, and it is not started twice"
 
 
@@ -348,6 +357,8 @@ def died(message: str) -> Seen:
             id="a note counts more than words",
         ),
         pytest.param(replace(died(FILESTORE), begun=UNBEGUN), READY, True, id="gVisor was there before, not its start"),
+        pytest.param(replace(died(BUNDLE), begun=UNBEGUN), READY, True, id="a shim was being started before"),
+        pytest.param(died(BUNDLE), READY, False, id="a shim was being started before, and starts are not noted"),
         pytest.param(died(FILESTORE), READY, False, id="gVisor was there before, and starts are not noted"),
         pytest.param(replace(died(REFUSED_AGAIN), begun=BEGUN), READY, False, id="the wrapper refused a second start"),
     ],
