@@ -100,7 +100,7 @@ class Calls:
             # Side by side, so that they share an fsync.
             starts = [tasks.create_task(self._start(s, request.fence, unwritable)) for s in request.starts]
             stops = [tasks.create_task(self._stop(s, request.fence)) for s in request.stops]
-        removals = [await self._remove(r) for r in request.removals]
+        removals = [await self._remove(r, request.fence) for r in request.removals]
         return wire.ApplyResponse(outcomes=[t.result() for t in (*starts, *stops)] + removals)
 
     async def observe(self, request: wire.ObserveRequest) -> wire.ObserveResponse:
@@ -329,9 +329,17 @@ class Calls:
             return _outcome(stop, wire.ApplyOutcome.BUSY, "LedgerUnwritable", str(error))
         return _outcome(stop, wire.ApplyOutcome.ACCEPTED)
 
-    async def _remove(self, removal: wire.Remove) -> wire.ApplyOutcome:
+    async def _remove(self, removal: wire.Remove, fence: wire.Fence) -> wire.ApplyOutcome:
         id_ = removal.allocation_id
         entry = self._ledger.entries.get(id_)
+        found = self._observations.get(id_)
+        if entry is None and found is not None and found.origin == fence.cluster_id:
+            # Another ledger's, or its sandbox was slow and came up since: it was stopped, and has to be once more.
+            stop = wire.Stop(allocation_id=id_, revision=removal.revision - 1, reason=Reason.STOPPED)
+            stopped = await self._stop(stop, fence)
+            if stopped.result != wire.ApplyOutcome.ACCEPTED:
+                return _outcome(removal, stopped.result, stopped.reason, stopped.message)
+            entry = self._ledger.entries.get(id_)
         if entry is None:
             return _outcome(removal, wire.ApplyOutcome.ACCEPTED)
         if not entry.released:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from kakuri.model import Allocation
+from kakuri.model import Allocation, Tombstone
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +92,12 @@ class Errand:
     allocation: Allocation
     handler: str
     """The CRI handler of its runtime class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """All that a node is to be told: of its rows, and of what was given up while it may still have it."""
+
+    errands: list[Errand]
+    """Allocations with accepted_revision < revision, oldest first."""
+    tombstones: list[Tombstone]

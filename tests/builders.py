@@ -11,6 +11,7 @@ from typing import Any
 from controller.plan.snapshot import HostPort, NodeView, Snapshot, WorkloadView
 from kakuri.model import (
     BUILT_IN,
+    FEATURE_LEASE,
     Allocation,
     Capacity,
     Desired,
@@ -125,6 +126,7 @@ def a_registration(**fields: Any) -> NodeRegistration:
         "ledger_uid": "ledger-n1",
         "version": "0.1.0",
         "runtime": "containerd 1.7",
+        "features": (FEATURE_LEASE,),
     }
     return NodeRegistration(**usual | fields)
 
@@ -162,6 +164,7 @@ def a_node_view(id_: str = "n1", **fields: Any) -> NodeView:
         "memory_mb": 4096,
         "cpu_millicores": 4000,
         "ledger_uid": f"ledger-{id_}",
+        "features": frozenset({FEATURE_LEASE}),
     }
     return NodeView(id=id_, **usual | fields)
 

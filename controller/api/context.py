@@ -21,6 +21,8 @@ class Api:
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
     """An id for an object that was POSTed without one."""
+    served_s: Callable[[], float]
+    """For how long agents could register here."""
     bookmark_s: float
     """A watch that has nothing to say for so long says up to where that is."""
     description: Callable[[], bytes]

@@ -16,7 +16,8 @@ from controller.api.context import Api
 from controller.api.nodes import NODES
 from controller.api.objects import shown
 from controller.api.problem import FieldError, Problem, invalid
-from controller.plan.progress import progress_of
+from controller.exchange import Released
+from controller.plan.progress import concerned, progress_of
 from controller.store.contract import AllocationFilter
 from kakuri.model import Allocation, Drain, Model, Node
 from kakuri.validation import explain
@@ -31,7 +32,7 @@ class DrainBody(Model):
 
     deadline_s: Annotated[StrictInt, Field(ge=0, le=MAX_DEADLINE_S)] | None = None
     """From so many seconds on, what is still there is stopped whether or not it has a place elsewhere, jobs too.
-    None: it may stay for ever."""
+    null: it may stay for ever. Left out: a drain that goes on keeps its deadline, a new one has none."""
 
 
 class ReleaseBody(Model):
@@ -44,12 +45,14 @@ class ReleaseBody(Model):
 
 
 async def drain(api: Api, request: web.Request) -> web.StreamResponse:
-    """The node takes no new work and is emptied. Again: with another deadline."""
+    """The node takes no new work and is emptied. Again: with another deadline, if one is given."""
     id_ = NODES.check_id(request.match_info["id"])
     body = _judge(await read_json(request, limit=MAX_OBJECT_BYTES), DrainBody)
     now = api.clock()
     until = None if body.deadline_s is None else now + timedelta(seconds=body.deadline_s)
-    node, owners = await api.store.drain_node(id_, Drain(asked_at=now, deadline_at=until), now=now)
+    kept = "deadline_s" not in body.model_fields_set
+    wanted = Drain(asked_at=now, deadline_at=until)
+    node, owners = await api.store.drain_node(id_, wanted, keep_deadline=kept, now=now)
     api.kick.nodes()
     api.kick.workloads(sorted(owners))
     return web.json_response(await _progress(api, node), status=202)
@@ -86,21 +89,31 @@ async def release(api: Api, request: web.Request) -> web.StreamResponse:
     ours = held_by == api.store.cluster_id
     if not node.status.address:
         raise Problem(409, "NoAgent", f"no agent has registered for node {node.id}, so there is none to release")
-    left = await _let_go(api, node, stop=body.stop) if ours else []
+    left, began = await _let_go(api, node, stop=body.stop) if ours else ([], None)
     if left:
         return web.json_response(_release_answer(node, released=False, left=left), status=202)
-    answer = await api.releases.release(node.status.address, held_by=held_by, stop=body.stop)
-    if not answer.released and not body.stop:
-        raise Problem(409, "NodeInUse", f"on node {node.id} still runs {_some(answer.left)}; end it, or ask with stop")
+    try:
+        answer = await _ask_agent(api, node, held_by, stop=body.stop)
+    except BaseException:
+        if began is not None:
+            await _take_back(api, node, began)
+        raise
     if answer.released and ours:
         await _forget(api, node.id, released=True)
     status = 200 if answer.released else 202
     return web.json_response(_release_answer(node, released=answer.released, left=list(answer.left)), status=status)
 
 
-async def _let_go(api: Api, node: Node, *, stop: bool) -> list[str]:
+async def _ask_agent(api: Api, node: Node, held_by: str, *, stop: bool) -> Released:
+    answer = await api.releases.release(node.status.address, held_by=held_by, stop=stop)
+    if not answer.released and not stop:
+        raise Problem(409, "NodeInUse", f"on node {node.id} still runs {_some(answer.left)}; end it, or ask with stop")
+    return answer
+
+
+async def _let_go(api: Api, node: Node, *, stop: bool) -> tuple[list[str], Drain | None]:
     """What of ours is live there yet. With stop it is being ended: the way of a drain whose deadline is now, so that
-    what should run is replaced elsewhere."""
+    what should run is replaced elsewhere. And that drain, if it was begun for this."""
     live = [a.id for a in await _allocations(api, node.id) if a.live]
     if live and not stop:
         raise Problem(
@@ -109,13 +122,22 @@ async def _let_go(api: Api, node: Node, *, stop: bool) -> list[str]:
             f"on node {node.id} still runs {_some(live)}; drain it first (kakuri drain {node.id}), or ask with stop",
         )
     now, drain_ = api.clock(), node.status.drain
-    emptying = drain_ is not None and drain_.deadline_at is not None and drain_.deadline_at <= now
-    if not emptying:
-        # Also when nothing runs there, so that nothing is placed while it goes.
-        _, owners = await api.store.drain_node(node.id, Drain(asked_at=now, deadline_at=now), now=now)
-        api.kick.nodes()
-        api.kick.workloads(sorted(owners))
-    return live
+    if drain_ is not None and drain_.deadline_at is not None and drain_.deadline_at <= now:
+        return live, None
+    # Also when nothing runs there, so that nothing is placed while it goes.
+    drained, owners = await api.store.drain_node(node.id, Drain(asked_at=now, deadline_at=now), now=now)
+    api.kick.nodes()
+    api.kick.workloads(sorted(owners))
+    return live, drained.status.drain
+
+
+async def _take_back(api: Api, node: Node, began: Drain) -> None:
+    """The agent was not released, so the node is no more emptied than before."""
+    owners = await api.store.take_back_drain(
+        node.id, began, before=node.status.drain, schedulable=node.schedulable, now=api.clock()
+    )
+    api.kick.nodes()
+    api.kick.workloads(sorted(owners))
 
 
 async def _forget(api: Api, id_: str, *, released: bool) -> None:
@@ -125,7 +147,7 @@ async def _forget(api: Api, id_: str, *, released: bool) -> None:
 
 
 async def _progress(api: Api, node: Node) -> dict[str, Any]:
-    owners = sorted({a.workload for a in await _allocations(api, node.id)})
+    owners = concerned(await _allocations(api, node.id))
     snapshot = await api.store.load_snapshot(owners, now=api.clock(), seed="")
     progress = progress_of(node.id, snapshot)
     drain_ = node.status.drain

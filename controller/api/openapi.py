@@ -244,11 +244,12 @@ _OWN: dict[str, Any] = {
         "type": "object",
         "properties": {
             "restored_at": {"type": "string", "format": "date-time"},
+            "wait_s": {"type": "integer", "description": "How long agents that joined since may take to register."},
             "unread": {"type": "array", "items": _TEXT, "description": "Nodes that have not said what they have."},
             "unknown": _texts("id", "workload", "node", slot={"type": "integer"}),
             "missing": _texts("id", "workload", "node", slot={"type": "integer"}),
         },
-        "required": ["restored_at", "unread", "unknown", "missing"],
+        "required": ["restored_at", "wait_s", "unread", "unknown", "missing"],
     },
     "Version": {
         "type": "object",

@@ -49,8 +49,10 @@ def build_api(
     clock: Callable[[], datetime],
     new_id: Callable[[], str] = lambda: f"wl-{secrets.token_hex(5)}",
     bookmark_s: float = BOOKMARK_S,
+    served_s: Callable[[], float] | None = None,
 ) -> web.Application:
-    """The application; serving() runs it."""
+    """The application; serving() runs it. served_s: for how long it is served; None: from now on."""
+    began = time.monotonic()
     api = Api(
         store=store,
         kick=kick,
@@ -61,6 +63,7 @@ def build_api(
         version=version,
         clock=clock,
         new_id=new_id,
+        served_s=served_s or (lambda: time.monotonic() - began),
         bookmark_s=bookmark_s,
         description=cache(lambda: json.dumps(describe(ROUTES, RESOURCES, version)).encode()),
     )

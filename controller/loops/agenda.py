@@ -15,14 +15,16 @@ class Kick:
     def __call__(self) -> None:
         self._event.set()
 
-    async def wait(self, timeout_s: float | None = None) -> None:
-        """Returns when kicked since the last wait, or after timeout_s."""
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Returns when kicked since the last wait, or after timeout_s; and whether it was kicked."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._event.wait()
         except TimeoutError:
             pass
+        kicked = self._event.is_set()
         self._event.clear()
+        return kicked
 
 
 class Agenda:

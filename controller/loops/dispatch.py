@@ -39,8 +39,8 @@ class DispatchPass:
 
     async def __call__(self, orphans: Orphans, *, epoch: int) -> Dispatched:
         """The node has been told what it had not accepted. Raises NodeError, Fenced, Unavailable."""
-        errands = await self._store.errands(self._node.node, limit=MAX_ERRANDS)
-        buried = [t.id for t in await self._store.tombstones(self._node.node)][:MAX_ERRANDS]
+        owed = await self._store.owed(self._node.node, limit=MAX_ERRANDS)
+        errands, buried = owed.errands, [t.id for t in owed.tombstones]
         if not errands and not orphans and not buried:
             return Dispatched()
         with self._told.telling([e.allocation.id for e in errands]):

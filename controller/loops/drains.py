@@ -4,20 +4,26 @@ One rule: it decides nothing. What leaves a node is planned with its workload; t
 the drain lasts, since room elsewhere comes and goes without a word.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from controller.loops.ports import Clock, DrainStore
-from controller.plan.progress import Progress, progress_of
+from controller.plan.progress import Progress, concerned, progress_of
 from controller.store.contract import AllocationFilter
-from kakuri.model import Node
+from kakuri.model import Allocation, Node
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """dirty: workloads to plan again. going_on: a drain is not done yet."""
+    """progress: of each drain that is not done yet, by its node."""
 
-    dirty: frozenset[str] = frozenset()
-    going_on: bool = False
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+
+    @property
+    def dirty(self) -> frozenset[str]:
+        """Workloads to plan again: they have something to leave a node yet, or to come up elsewhere."""
+        left = {x.workload for p in self.progress.values() for x in p.left}
+        return frozenset(left | {x.workload for p in self.progress.values() for x in p.waiting})
 
 
 class DrainPass:
@@ -26,8 +32,7 @@ class DrainPass:
         self._clock = clock
 
     async def __call__(self, *, epoch: int) -> Drained:
-        dirty: set[str] = set()
-        going_on = False
+        going_on: dict[str, Progress] = {}
         for node in await self._store.draining_nodes():
             drain = node.status.drain
             if drain is None or drain.drained_at is not None:
@@ -35,23 +40,21 @@ class DrainPass:
             progress = await self._progress(node)
             if progress.done:
                 await self._store.record_drained(node.id, drain, epoch=epoch, now=self._clock.now())
-            going_on = going_on or not progress.done
-            dirty |= {x.workload for x in progress.left} | {x.workload for x in progress.waiting}
-        return Drained(frozenset(dirty), going_on)
+            else:
+                going_on[node.id] = progress
+        return Drained(going_on)
 
     async def _progress(self, node: Node) -> Progress:
-        owners = await owners_on(self._store, node.id)
+        owners = await self._owners_on(node.id)
         snapshot = await self._store.load_snapshot(owners, now=self._clock.now(), seed="")
         return progress_of(node.id, snapshot)
 
-
-async def owners_on(store: DrainStore, node: str) -> list[str]:
-    """The workloads that have an allocation there, live or ended."""
-    owners: set[str] = set()
-    after: str | None = None
-    while True:
-        page = await store.list_allocations(AllocationFilter(node=node), after=after)
-        owners |= {a.workload for a in page.items}
-        after = page.next
-        if after is None:
-            return sorted(owners)
+    async def _owners_on(self, node: str) -> list[str]:
+        rows: list[Allocation] = []
+        after: str | None = None
+        while True:
+            page = await self._store.list_allocations(AllocationFilter(node=node), after=after)
+            rows += page.items
+            after = page.next
+            if after is None:
+                return concerned(rows)

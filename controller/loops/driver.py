@@ -12,7 +12,7 @@ from functools import partial
 from controller.loops.agenda import Agenda, Kick
 from controller.loops.bounds import NodeBounds
 from controller.loops.dispatch import DispatchPass
-from controller.loops.drains import DrainPass
+from controller.loops.drains import Drained, DrainPass
 from controller.loops.follow import FOLLOW_S, FollowPass
 from controller.loops.lease import Leadership
 from controller.loops.observe import ObservePass
@@ -31,8 +31,11 @@ REDISPATCH_S = 10.0
 PAUSE_S = 1.0
 """After a pass that failed."""
 DRAINS_S = 2.0
-"""Between two looks at a drain that is not done. Longer and room that comes free elsewhere is taken later; shorter and
-a large node's workloads are planned more often for nothing."""
+"""Between two looks at drains of which something has changed. Longer and room that comes free elsewhere is taken later;
+shorter and a large node's workloads are planned more often for nothing."""
+IDLE_DRAINS_S = 30.0
+"""Between two looks at drains at which nothing changes, after as many doublings as it takes. Longer and a change that
+kicked nobody is seen later; shorter and a drain that can't end costs its plan for ever."""
 UNANSWERED_S = 0.3
 """Before the next poll of a node that did not answer: an agent that is being restarted is soon back."""
 
@@ -60,6 +63,8 @@ class Driver:
         self._leadership = Leadership(store, clock, holder)
         self._reconcile = ReconcilePass(store, clock, lambda: secrets.token_hex(16))
         self._drains = DrainPass(store, clock)
+        self._drained = Drained()
+        self._drains_pause_s = DRAINS_S
         self._agenda = Agenda()
         self._nodes_kick = Kick()
         self._drains_kick = Kick()
@@ -97,6 +102,7 @@ class Driver:
 
     async def _lead(self, epoch: int) -> None:
         self._nodes.clear()
+        self._drained = Drained()
         self._free.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._forever("hold", self._look_whether_held))
@@ -192,19 +198,24 @@ class Driver:
                     group.create_task(self._forever("observe", partial(self._observe_next, state, epoch))),
                     group.create_task(self._forever("dispatch", partial(self._dispatch_next, state, epoch))),
                 ]
-        for state in self._nodes.values():
-            state.kick()
+        for name in await self._store.nodes_to_tell() & self._nodes.keys():
+            self._nodes[name].kick()
         await self._look_at_the_unplaced()
         await self._nodes_kick.wait(SWEEP_S)
 
     async def _follow_drains(self, epoch: int) -> None:
         await self._free.wait()
-        drained = await self._drains(epoch=epoch)
-        self._agenda.add(drained.dirty)
-        if drained.going_on:
-            await self._clock.sleep(DRAINS_S)
-        else:
+        before, self._drained = self._drained, await self._drains(epoch=epoch)
+        self._agenda.add(self._drained.dirty)
+        if not self._drained.progress:
             await self._drains_kick.wait(SWEEP_S)
+            return
+        if self._drained != before:
+            self._drains_pause_s = DRAINS_S
+        # Many kicks in a row are one look; the rest of the pause is for who is not kicked.
+        await self._clock.sleep(DRAINS_S)
+        kicked = await self._drains_kick.wait(self._drains_pause_s - DRAINS_S)
+        self._drains_pause_s = DRAINS_S if kicked else min(2 * self._drains_pause_s, IDLE_DRAINS_S)
 
     async def _observe_next(self, state: _NodeState, epoch: int) -> None:
         observed = await state.observe(epoch=epoch)
@@ -222,6 +233,8 @@ class Driver:
             state.kick()
         if recorded.released or observed.turned:
             await self._look_at_the_unplaced()
+        if self._drained.progress and (recorded.released or observed.turned or recorded.dirty & self._drained.dirty):
+            self._drains_kick()
 
     async def _dispatch_next(self, state: _NodeState, epoch: int) -> None:
         await state.kick.wait(REDISPATCH_S)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from controller.exchange import Errand, LeaseTerms, Report, Sent
+from controller.exchange import Errand, LeaseTerms, Owed, Report, Sent
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
 from controller.store.contract import AgentAddress, AllocationFilter, Applied, Change, Hold, Lease, Page, Recorded
-from kakuri.model import Allocation, Drain, EventDraft, Node, Tombstone
+from kakuri.model import Allocation, Drain, EventDraft, Node
 
 
 class Clock(Protocol):
@@ -49,11 +49,10 @@ class ReportStore(Protocol):
 
 
 class ErrandStore(Protocol):
-    async def errands(self, node: str, *, limit: int = 500) -> list[Errand]: ...
+    async def owed(self, node: str, *, limit: int = 500) -> Owed: ...
     async def record_sent(
         self, node: str, ledger_uid: str, sent: Sequence[Sent], *, epoch: int, now: datetime
     ) -> frozenset[str]: ...
-    async def tombstones(self, node: str) -> list[Tombstone]: ...
     async def record_buried(self, node: str, ids: Collection[str], *, epoch: int, now: datetime) -> frozenset[str]: ...
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None: ...
 
@@ -89,6 +88,7 @@ class LoopStore(PlanStore, SweepStore, ReportStore, ErrandStore, DrainStore, Lea
     def on_commit(self, kick: Callable[[], None]) -> None: ...
 
     async def agent_addresses(self) -> list[AgentAddress]: ...
+    async def nodes_to_tell(self) -> set[str]: ...
 
 
 class Nodes(Protocol):

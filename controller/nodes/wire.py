@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from controller.exchange import Errand, ObservedAllocation, Report, Sent
+from controller.plan.snapshot import features_of
 from kakuri.agentapi.v1 import agent_pb2 as pb
-from kakuri.model import FEATURE_LEASE, Allocation, Desired, OnDisconnect, Reason, WorkloadSpec
+from kakuri.model import Allocation, Desired, Reason, WorkloadSpec
 
 _RESULTS: dict[int, str] = {
     pb.ApplyOutcome.ACCEPTED: "accepted",
@@ -73,13 +74,8 @@ def _start(errand: Errand) -> pb.Start:
             generation=allocation.generation,
             on_disconnect=spec.on_disconnect.value,
         ),
-        required_features=required_features(spec),
+        required_features=features_of(spec),
     )
-
-
-def required_features(spec: WorkloadSpec) -> tuple[str, ...]:
-    """What an agent must know of to run this: one that would drop a field it doesn't know refuses instead."""
-    return (FEATURE_LEASE,) if spec.on_disconnect is OnDisconnect.REPLACE else ()
 
 
 def _container(spec: WorkloadSpec, handler: str) -> pb.ContainerSpec:

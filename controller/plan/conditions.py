@@ -12,7 +12,7 @@ from functools import cached_property
 from controller.plan.action import Waiting
 from controller.plan.replace import STEADY_S, Slot, Slots, Standing
 from controller.plan.snapshot import NodeView, WorkloadView
-from kakuri.model import Allocation, Condition, Desired, EventDraft, EventType, Reason, State, WorkloadStatus
+from kakuri.model import Allocation, Condition, Desired, EventDraft, EventType, Reason, State, Tombstone, WorkloadStatus
 
 _WORST_FIRST = (
     Reason.UNSCHEDULABLE,
@@ -171,8 +171,15 @@ def _blocked(outlook: Outlook, slot: Slot) -> Waiting | None:
     if tombstone is None or not (slot.standing is Standing.EMPTY or slot.rerun):
         return None
     may_run = f"{tombstone.id} may still run on {tombstone.node} ({tombstone.message})"
-    cure = f"it is placed when that node has nothing of it, or after `kakuri node forget {tombstone.node}`"
-    return Waiting(slot.number, tombstone.reason, f"{may_run}; {cure}")
+    return Waiting(slot.number, tombstone.reason, f"{may_run}; {_cure(outlook.nodes.get(tombstone.node), tombstone)}")
+
+
+def _cure(node: NodeView | None, tombstone: Tombstone) -> str:
+    if node is None:
+        return f"it is placed when {tombstone.node} is registered again and has nothing of it"
+    if node.ready:
+        return "it is being ended there, and placed when nothing of it is left"
+    return f"it is placed when that node has nothing of it, or after `kakuri node forget {node.id}`"
 
 
 def _turn(outlook: Outlook, slot: Slot, current: Allocation) -> Waiting:

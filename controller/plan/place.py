@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from controller.plan.snapshot import NodeView, Snapshot, host_ports_of
+from controller.plan.snapshot import NodeView, Snapshot, features_of, host_ports_of
 from kakuri.model import RuntimeClass, WorkloadSpec, ips_overlap
 
 
@@ -19,6 +19,7 @@ class Lack(StrEnum):
 
     NEVER_SEEN = "never seen"
     RUNTIME_CLASS = "runtime class"
+    FEATURE = "feature"
     SELECTOR = "selector"
     NOT_READY = "not ready"
     DRAINING = "draining"
@@ -143,6 +144,7 @@ def _fits(spec: WorkloadSpec, node: NodeView) -> bool:
         and node.schedulable
         and node.drain is None
         and spec.runtime_class in node.runtime_classes
+        and node.features.issuperset(features_of(spec))
         and spec.memory_mb <= node.memory_mb - node.used_memory_mb
         and spec.cpu_millicores <= node.cpu_millicores - node.used_cpu_millicores
         and all(node.labels.get(key) == value for key, value in spec.node_selector.items())
@@ -159,6 +161,8 @@ def _misfits(spec: WorkloadSpec, node: NodeView, classes: Mapping[str, RuntimeCl
     if spec.runtime_class not in node.runtime_classes:
         cause = _why_class_is_not_offered(spec.runtime_class, node, classes)
         found.append(Misfit(Lack.RUNTIME_CLASS, f"it lacks runtime class {spec.runtime_class} ({cause})", cause))
+    if unknown := _unknown_features(spec, node):
+        found.append(Misfit(Lack.FEATURE, f"its agent lacks {unknown}; upgrade it", unknown))
     wrong = [f"{key}={value}" for key, value in sorted(spec.node_selector.items()) if node.labels.get(key) != value]
     if wrong:
         found.append(Misfit(Lack.SELECTOR, f"it lacks the label {' and '.join(wrong)} of node_selector"))
@@ -179,6 +183,10 @@ def _misfits(spec: WorkloadSpec, node: NodeView, classes: Mapping[str, RuntimeCl
         ports = ", ".join(taken)
         found.append(Misfit(Lack.HOST_PORT, f"host_port {ports} is taken there", ports))
     return found
+
+
+def _unknown_features(spec: WorkloadSpec, node: NodeView) -> str:
+    return ", ".join(f for f in features_of(spec) if f not in node.features)
 
 
 def _why_class_is_not_offered(name: str, node: NodeView, classes: Mapping[str, RuntimeClass]) -> str:
@@ -209,6 +217,8 @@ def _counted(lack: Lack, notes: list[str], spec: WorkloadSpec) -> str:
             return f"{n} never had an agent"
         case Lack.RUNTIME_CLASS:
             return f"{n} {lacks} runtime class {spec.runtime_class} ({causes})"
+        case Lack.FEATURE:
+            return f"{n} {has} an agent without {causes}"
         case Lack.SELECTOR:
             return f"{n} {lacks} the labels of node_selector ({_selector(spec)})"
         case Lack.NOT_READY:
@@ -233,6 +243,8 @@ def _advice(lack: Lack, spec: WorkloadSpec, nodes: list[NodeView], classes: Mapp
             offered = ", ".join(sorted({c for n in nodes for c in n.runtime_classes}))
             other = f", or use a runtime_class that nodes offer ({offered})" if offered else ""
             return f"give a node a runtime with the handler {_handler(spec.runtime_class, classes)}{other}"
+        case Lack.FEATURE:
+            return "upgrade the agent there, or set on_disconnect to keep"
         case Lack.SELECTOR:
             return f"give a node the labels {_selector(spec)}, or change node_selector"
         case Lack.NOT_READY:

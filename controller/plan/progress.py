@@ -4,7 +4,7 @@ One rule: it is told from the snapshot and the plan made of it, so people read w
 drained when nothing of ours is live there and every slot that had to leave it is up elsewhere, done, or wanted no more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from controller.plan.action import Plan, Stop, WorkloadPlan
@@ -46,8 +46,13 @@ class Progress:
         return not self.left and not self.waiting
 
 
+def concerned(rows: Iterable[Allocation]) -> list[str]:
+    """The workloads that a drain is about, of all rows on its node: what only ended there is not planned for it."""
+    return sorted({a.workload for a in rows if a.live or a.desired_reason == Reason.DRAINED})
+
+
 def progress_of(node_id: str, snapshot: Snapshot) -> Progress:
-    """snapshot: with every workload that has an allocation on the node."""
+    """snapshot: with every workload that the drain of this node is about."""
     nodes = {n.id: n for n in snapshot.nodes}
     decided = _by_workload(plan(snapshot))
     left: list[Left] = []

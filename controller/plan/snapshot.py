@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from kakuri.model import Allocation, Drain, RuntimeClass, Tombstone, WorkloadSpec, WorkloadStatus
+from kakuri.model import (
+    FEATURE_LEASE,
+    Allocation,
+    Drain,
+    OnDisconnect,
+    RuntimeClass,
+    Tombstone,
+    WorkloadSpec,
+    WorkloadStatus,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,11 @@ class HostPort:
 def host_ports_of(spec: WorkloadSpec) -> tuple[HostPort, ...]:
     """What an allocation of this holds of its node, in the spec's order."""
     return tuple(HostPort(p.host_ip, p.host_port, p.protocol.value) for p in spec.ports if p.host_port is not None)
+
+
+def features_of(spec: WorkloadSpec) -> tuple[str, ...]:
+    """What an agent must know of to run this: one that would drop a field it doesn't know is not given it."""
+    return (FEATURE_LEASE,) if spec.on_disconnect is OnDisconnect.REPLACE else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,8 @@ class NodeView:
     host_ports: frozenset[HostPort] = frozenset()
     ledger_uid: str = ""
     simulated: bool = False
+    features: frozenset[str] = frozenset()
+    """What its agent knows of."""
     message: str = ""
     """Why it is not ready, when it isn't."""
     lost: bool = False

@@ -82,6 +82,10 @@ def errands(connection: sa.Connection, node: str, limit: int) -> list[Errand]:
     return [Errand(_from_row(row), row.class_handler or "") for row in connection.execute(query)]
 
 
+def nodes_with_errands(connection: sa.Connection) -> set[str]:
+    return set(connection.scalars(sa.select(_a.node).where(_UNSENT).distinct()))
+
+
 def owes_stops(connection: sa.Connection, node: str) -> bool:
     # Of one that is to be removed, the revision before says that it is to stop.
     stopped = _a.revision - sa.case((_a.desired == Desired.REMOVE.value, 1), else_=0)

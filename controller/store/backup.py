@@ -37,12 +37,20 @@ def _sqlite(path: Path, to: Path) -> None:
         raise StoreError(f"there is no database {path}")
     if to.exists() and to.samefile(path):
         raise StoreError(f"{to} is the database itself")
+    if to.resolve() in _beside(path):
+        raise StoreError(f"{to} belongs to the database {path} itself; name another file")
     copy_sqlite(path, to)
     if wrong := what_is_wrong(to):
         raise StoreError(
             f"the backup {to} was made, but is as damaged as {path}: {wrong[0]}; look with `kakuri db check`, and keep "
             "older backups"
         )
+
+
+def _beside(path: Path) -> set[Path]:
+    """The files that a live database has beside it, whether or not they are there now: to replace one breaks it."""
+    real = path.resolve()
+    return {real.with_name(real.name + end) for end in ("-wal", "-shm", "-journal", ".lock")}
 
 
 async def _postgres(url: str, to: Path) -> None:

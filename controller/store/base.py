@@ -3,6 +3,7 @@
 One rule: what a method means stands in rules/ and here, once; the stores only say how a transaction runs.
 """
 
+import math
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -10,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
-from controller.exchange import Errand, Report, Sent
+from controller.exchange import Owed, Report, Sent
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
 from controller.store.batch import Batch
@@ -169,9 +170,20 @@ class TransactionStore(ABC):
         return await self._read(run)
 
     # -- what people do to nodes -------------------------------------------------------------------------------------
-    async def drain_node(self, id_: str, drain: Drain | None, *, now: datetime) -> tuple[Node, frozenset[str]]:
-        (node, owners), versions = await self._write(lambda tables: nodes.drain(tables, id_, drain, now=now))
+    async def drain_node(
+        self, id_: str, drain: Drain | None, *, keep_deadline: bool = False, now: datetime
+    ) -> tuple[Node, frozenset[str]]:
+        (node, owners), versions = await self._write(
+            lambda tables: nodes.drain(tables, id_, drain, keep_deadline=keep_deadline, now=now)
+        )
         return node.with_(resource_version=versions.get(("Node", id_), node.resource_version)), owners
+
+    async def take_back_drain(
+        self, id_: str, began: Drain, *, before: Drain | None, schedulable: bool, now: datetime
+    ) -> frozenset[str]:
+        return await self._done(
+            lambda tables: nodes.take_back_drain(tables, id_, began, before=before, schedulable=schedulable, now=now)
+        )
 
     async def forget_node(self, id_: str, *, released: bool = False, now: datetime) -> frozenset[str]:
         return await self._done(lambda tables: nodes.forget(tables, id_, released=released, now=now))
@@ -224,20 +236,21 @@ class TransactionStore(ABC):
 
         return await self._read(run)
 
-    async def errands(self, node: str, *, limit: int = 500) -> list[Errand]:
-        return await self._read(lambda tables: tables.errands(node, limit=limit))
+    async def nodes_to_tell(self) -> set[str]:
+        return await self._read(lambda tables: tables.nodes_to_tell())
+
+    async def owed(self, node: str, *, limit: int = 500) -> Owed:
+        def run(tables: Tables) -> Owed:
+            # Nothing is ended for the sake of a restored database before a person has confirmed it.
+            given_up = tables.tombstones_on([node]) if tables.restored() is None else []
+            return Owed(tables.errands(node, limit=limit), given_up[:limit])
+
+        return await self._read(run)
 
     async def record_sent(
         self, node: str, ledger_uid: str, sent: Sequence[Sent], *, epoch: int, now: datetime
     ) -> frozenset[str]:
         return await self._done(lambda tables: agents.record_sent(tables, node, ledger_uid, sent, epoch=epoch, now=now))
-
-    async def tombstones(self, node: str) -> list[Tombstone]:
-        def run(tables: Tables) -> list[Tombstone]:
-            # Nothing is ended for the sake of a restored database before a person has confirmed it.
-            return tables.tombstones_on([node]) if tables.restored() is None else []
-
-        return await self._read(run)
 
     async def record_buried(self, node: str, ids: Collection[str], *, epoch: int, now: datetime) -> frozenset[str]:
         return await self._done(lambda tables: nodes.record_buried(tables, node, ids, epoch=epoch, now=now))
@@ -263,8 +276,10 @@ class TransactionStore(ABC):
     async def hold(self) -> Hold | None:
         return await self._read(restore.hold)
 
-    async def confirm_restore(self, *, without: Collection[str] = (), now: datetime) -> None:
-        await self._done(lambda tables: restore.confirm(tables, without=without, now=now))
+    async def confirm_restore(
+        self, *, without: Collection[str] = (), served_s: float = math.inf, now: datetime
+    ) -> None:
+        await self._done(lambda tables: restore.confirm(tables, without=without, served_s=served_s, now=now))
 
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None:
         def run(_: Tables) -> tuple[None, Batch]:

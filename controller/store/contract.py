@@ -11,7 +11,7 @@ Errors, each with a reason (CamelCase, for programs) and whether it is temporary
     ├── Terminating           409  the id is still being deleted
     ├── Stale                 409  If-Match does not match
     ├── InUse                 409  a runtime class that workloads ask for
-    ├── Held                  409  a restored database can't be confirmed yet: nodes are unread
+    ├── Held                  409  a restored database can't be confirmed yet: nodes are unread, or not known yet
     ├── Invalid               422  refers to what isn't there (an unknown runtime class), or breaks its minimum
     ├── Expired               410  a resource_version that is no longer held, or was never reached
     ├── Fenced                     another controller leads: the epoch is not ours any more
@@ -19,12 +19,13 @@ Errors, each with a reason (CamelCase, for programs) and whether it is temporary
     └── Unavailable           503  temporary: disk full, read-only, locked, connection lost
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, Protocol, TypeVar
 
-from controller.exchange import Errand, Report, Sent
+from controller.exchange import Owed, Report, Sent
 from controller.plan.action import Plan
 from controller.plan.snapshot import Snapshot
 from kakuri.model import (
@@ -297,9 +298,17 @@ class Store(Protocol):
         place to go on from. The store of a single process (memory) has no others."""
 
     # -- what people do to nodes -----------------------------------------------------------------------------------
-    async def drain_node(self, id_: str, drain: Drain | None, *, now: datetime) -> tuple[Node, frozenset[str]]:
+    async def drain_node(
+        self, id_: str, drain: Drain | None, *, keep_deadline: bool = False, now: datetime
+    ) -> tuple[Node, frozenset[str]]:
         """The node is to be emptied, or None: no more (it stays cordoned). With the workloads to plan again. One that
-        is being drained takes over another deadline."""
+        is being drained takes over another deadline, unless it is to keep its own."""
+
+    async def take_back_drain(
+        self, id_: str, began: Drain, *, before: Drain | None, schedulable: bool, now: datetime
+    ) -> frozenset[str]:
+        """What came of an act that began by a drain and failed: the node is as it was, unless a person has said
+        otherwise since. Returns the workloads to plan again."""
 
     async def forget_node(self, id_: str, *, released: bool = False, now: datetime) -> frozenset[str]:
         """The node is gone: what it had is lost and leaves tombstones; ended allocations stay as such. InUse while it
@@ -340,8 +349,11 @@ class Store(Protocol):
         """Workloads that wait for a place, least recently changed first."""
 
     async def agent_addresses(self) -> list[AgentAddress]: ...
-    async def errands(self, node: str, *, limit: int = 500) -> list[Errand]:
-        """Allocations of the node with accepted_revision < revision, oldest first."""
+    async def nodes_to_tell(self) -> set[str]:
+        """Those that have something to be told."""
+
+    async def owed(self, node: str, *, limit: int = 500) -> Owed:
+        """What the node is to be told, so much of each kind; no tombstones while a restored database is held."""
 
     async def record_sent(
         self, node: str, ledger_uid: str, sent: Sequence[Sent], *, epoch: int, now: datetime
@@ -351,9 +363,6 @@ class Store(Protocol):
         to plan again. Fenced when the lease's epoch is another."""
 
     async def add_events(self, drafts: Sequence[EventDraft], *, now: datetime) -> None: ...
-
-    async def tombstones(self, node: str) -> list[Tombstone]:
-        """What the node is to end and forget though SQL has no row of it; none while a restored database is held."""
 
     async def record_buried(self, node: str, ids: Collection[str], *, epoch: int, now: datetime) -> frozenset[str]:
         """The node has nothing of these any more, so their tombstones go. Returns the workloads that they held up.
@@ -373,10 +382,13 @@ class Store(Protocol):
     async def hold(self) -> Hold | None:
         """None: nothing is held, and whoever leads acts as ever. While held it only observes."""
 
-    async def confirm_restore(self, *, without: Collection[str] = (), now: datetime) -> None:
+    async def confirm_restore(
+        self, *, without: Collection[str] = (), served_s: float = math.inf, now: datetime
+    ) -> None:
         """The database counts as it is: unknown things are ended by their nodes, and a new epoch begins, so that the
         next leader asks every node for its whole inventory and takes what is missing for lost. Held while nodes are
-        unread that are not named in without; NotFound when nothing is held."""
+        unread that are not named in without, and before agents could register for a minute (served_s; inf: whoever asks
+        knows that all have); NotFound when nothing is held."""
 
     # -- leadership ----------------------------------------------------------------------------------------------
     async def lease_epoch(self) -> int:

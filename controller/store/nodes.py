@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 
 from controller.store.records import NodeRecord
 from controller.store.rows import AnyRow, labels_text, paged, registration_of, selected
-from controller.store.schema import nodes
-from controller.store.tables import Paging
+from controller.store.schema import allocations, nodes
+from controller.store.tables import RELEASED, Paging
 from kakuri.model import ByHand, Drain, Reason
 from kakuri.selector import Selector
 
@@ -64,6 +64,16 @@ def hide(connection: sa.Connection, gone: Mapping[str, str]) -> None:
     for id_, how in sorted(gone.items()):
         query = sa.update(nodes).where(nodes.c.id == id_)
         connection.execute(query.values(reason=Reason.FORGOTTEN.value, message=how, **nothing, **empty))
+
+
+def clear_hidden(connection: sa.Connection) -> None:
+    """Those that no allocation refers to go, but for released ones, whose rows say so. One that somebody is about to
+    bring back is passed over: to wait for it while holding workloads would be out of order."""
+    referred_to = sa.exists().where(allocations.c.node == nodes.c.id)
+    hidden = sa.select(nodes.c.id).where(sa.not_(_KNOWN), nodes.c.message != RELEASED, sa.not_(referred_to))
+    free = list(connection.scalars(hidden.order_by(nodes.c.id).with_for_update(skip_locked=True)))
+    if free:
+        connection.execute(sa.delete(nodes).where(nodes.c.id.in_(free)))
 
 
 def to_row(record: NodeRecord) -> dict[str, Any]:

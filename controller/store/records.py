@@ -182,6 +182,7 @@ class NodeRecord:
             host_ports=host_ports,
             ledger_uid=self.ledger_uid,
             simulated=bool(told and told.simulated),
+            features=frozenset(told.features) if told else frozenset(),
             message=self.message,
             lost=self.lost_at is not None,
             drain=self.drain,

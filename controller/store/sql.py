@@ -172,6 +172,9 @@ class SqlTables:
     def errands(self, node: str, *, limit: int) -> list[Errand]:
         return allocations.errands(self._connection, node, limit)
 
+    def nodes_to_tell(self) -> set[str]:
+        return allocations.nodes_with_errands(self._connection) | tombstones.nodes_with_any(self._connection)
+
     def owes_stops(self, node: str) -> bool:
         return allocations.owes_stops(self._connection, node)
 
@@ -213,6 +216,8 @@ class SqlTables:
         rows.delete(connection, schema.workloads, batch.workloads.deleted)
         rows.delete(connection, schema.nodes, batch.nodes.deleted)
         nodes.hide(connection, batch.forgotten)
+        if batch.allocations.deleted:
+            nodes.clear_hidden(connection)
         rows.delete(connection, schema.tombstones, batch.tombstones.deleted)
         tombstones.put(connection, {**batch.tombstones.inserted, **batch.tombstones.updated}.values())
         rows.delete(connection, schema.runtime_classes, batch.runtime_classes.deleted)

@@ -26,7 +26,8 @@ EVENTS_KEPT = 10_000
 """For the whole store; the least recently seen go first."""
 RELEASED = "released"
 """How a node went whose agent let go of this cluster. Should it register here again, it takes no work before a person
-says so: another cluster may be about to take it."""
+says so: another cluster may be about to take it. What it had has this for its ledger from then on: the agent has said
+that nothing of it is left, and is told nothing of it."""
 
 Versions = Mapping[tuple[Kind, str], int]
 
@@ -97,6 +98,9 @@ class Tables(Protocol):
         """Allocations that are not released and were never observed: in a restored database, not since."""
 
     def errands(self, node: str, *, limit: int) -> list[Errand]: ...
+    def nodes_to_tell(self) -> set[str]:
+        """Those with errands or tombstones."""
+
     def owes_stops(self, node: str) -> bool:
         """Whether the node has not accepted the stop of a released allocation."""
 
@@ -115,4 +119,5 @@ class Tables(Protocol):
 
     # -- writing -----------------------------------------------------------------------------------------------------
     def write(self, batch: Batch) -> Versions:
-        """Writes it all, and says at which resource_version each change was."""
+        """Writes it all, and says at which resource_version each change was. The row of a forgotten node goes with the
+        last allocation that refers to it, unless it says RELEASED."""

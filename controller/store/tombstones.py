@@ -17,6 +17,10 @@ def of_workloads(connection: sa.Connection, workload_ids: Collection[str]) -> li
     return _all(connection, tombstones.c.workload.in_(sorted(workload_ids)))
 
 
+def nodes_with_any(connection: sa.Connection) -> set[str]:
+    return set(connection.scalars(sa.select(tombstones.c.node).distinct()))
+
+
 def trim(connection: sa.Connection, kept: int) -> None:
     """The oldest go of those that block nothing: of nodes that never came back."""
     newest = sa.select(tombstones.c.id).order_by(tombstones.c.created_at.desc(), tombstones.c.id).limit(kept)

@@ -19,7 +19,7 @@ async def test_an_accepted_start_needs_no_telling_any_more(script: StoreScript) 
     assert await script.sent(Sent(allocation, 1, "accepted")) == frozenset()
     row = await script.store.get_allocation(allocation)
     assert (row.accepted_revision, row.state, row.ledger_uid) == (1, State.PENDING, "ledger-n1")
-    assert await script.store.errands("n1") == []
+    assert (await script.store.owed("n1")).errands == []
     version = await script.store.resource_version()
     await script.sent(Sent(allocation, 1, "accepted"))
     assert await script.store.resource_version() == version
@@ -67,7 +67,7 @@ async def test_a_busy_answer_changes_nothing(script: StoreScript) -> None:
     version = await script.store.resource_version()
     assert await script.sent(Sent(allocation, 1, "busy")) == frozenset()
     assert await script.store.resource_version() == version
-    assert len(await script.store.errands("n1")) == 1
+    assert len((await script.store.owed("n1")).errands) == 1
 
 
 async def test_an_accepted_removal_deletes_the_row(script: StoreScript) -> None:
@@ -104,8 +104,8 @@ async def test_errands_are_oldest_first_and_say_the_handler(script: StoreScript)
         await script.put(name, runtime_class="gvisor")
         script.now = later(second)
         await script.place(name)
-    errands = await script.store.errands("n1")
+    errands = (await script.store.owed("n1")).errands
     assert [e.allocation.workload for e in errands] == names
     assert {e.handler for e in errands} == {"runsc"}
-    assert len(await script.store.errands("n1", limit=2)) == 2
-    assert await script.store.errands("n2") == []
+    assert len((await script.store.owed("n1", limit=2)).errands) == 2
+    assert (await script.store.owed("n2")).errands == []

@@ -173,12 +173,14 @@ async def test_what_a_lost_node_should_forget_is_buried_so_that_nobody_waits_for
     await script.act(Remove(ending.id, "Deleted"), id_="job")
     await lose(script)
     assert "job" not in await rows(store), "it was to be forgotten when the node was lost"
+    before = (await store.get_node("n1")).resource_version
 
     applied = await script.act(Remove(row.id, "Deleted"))
 
+    assert (await store.get_node("n1")).resource_version > before, "whoever watches nodes sees it"
     assert applied.again == {"web"}
     assert not await rows(store)
-    assert [(t.id, t.reason, t.blocks) for t in await store.tombstones("n1")] == [
+    assert [(t.id, t.reason, t.blocks) for t in (await store.owed("n1")).tombstones] == [
         (ending.id, "NodeLost", False),
         (row.id, "NodeLost", False),
     ]

@@ -4,6 +4,7 @@ import pytest
 
 from builders import NOW, a_node_manifest, a_registration, later
 from controller.plan.action import Remove, Stop
+from controller.store.base import TransactionStore
 from controller.store.contract import Delete, InUse, NotFound, Put
 from kakuri.model import Desired, Drain, Node, State
 from kakuri.selector import Selector
@@ -16,7 +17,7 @@ async def force(script: StoreScript, id_: str = "web") -> None:
 
 
 async def buried(script: StoreScript, node: str = "n1") -> list[tuple[str, str, bool]]:
-    return [(t.id, t.reason, t.blocks) for t in await script.store.tombstones(node)]
+    return [(t.id, t.reason, t.blocks) for t in (await script.store.owed(node)).tombstones]
 
 
 async def node(script: StoreScript, id_: str = "n1") -> Node:
@@ -138,10 +139,10 @@ async def test_a_forgotten_node_that_comes_back_is_new_and_its_ghosts_stay_lost(
     await script.report(script.seen(allocation), full=True)
     row = await script.store.get_allocation(allocation)
     assert (row.state, row.released) == (State.FAILED, True), "an end is never unseen"
-    assert await script.store.errands("n1") == []
+    assert (await script.store.owed("n1")).errands == []
     # Once it is back, it is asked again before a row goes.
     await script.act(Remove(allocation, "ScalingDown"))
-    assert [e.allocation.id for e in await script.store.errands("n1")] == [allocation]
+    assert [e.allocation.id for e in (await script.store.owed("n1")).errands] == [allocation]
 
 
 async def test_a_node_that_has_released_itself_may_be_ready(script: StoreScript) -> None:
@@ -201,7 +202,60 @@ async def test_a_released_node_is_told_nothing_more(script: StoreScript) -> None
     await script.store.forget_node("n1", released=True, now=NOW)
     await script.node()
     assert await buried(script) == []
-    assert await script.store.errands("n1") == []
+    assert (await script.store.owed("n1")).errands == []
+
+
+async def test_what_a_released_node_had_goes_without_a_word_to_it(script: StoreScript) -> None:
+    """Its agent registers here again, and is not made ours by what once ran there."""
+    await script.node()
+    ended = {}
+    for id_ in ("job", "task"):
+        await script.put(id_, restart_policy="Never")
+        ended[id_] = await script.running(id_)
+        await script.report(script.seen(ended[id_], "Succeeded", reason="Completed", exit_code=0, released=True))
+    await script.store.forget_node("n1", released=True, now=NOW)
+    await script.node()
+    applied = await script.act(Remove(ended["job"], "Deleted"), id_="job")
+    assert (applied.again, applied.nodes) == ({"job"}, frozenset())
+    await force(script, "task")
+    for id_ in ended.values():
+        with pytest.raises(NotFound):
+            await script.store.get_allocation(id_)
+    assert await script.store.nodes_to_tell() == set()
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("how", ["plan", "force"])
+async def test_a_hidden_nodes_row_goes_with_the_last_that_refers_to_it_unless_it_was_released(
+    script: StoreScript, how: str, released: bool
+) -> None:
+    await script.node()
+    await script.put(restart_policy="Never")
+    done = await script.running()
+    await script.report(script.seen(done, "Succeeded", reason="Completed", exit_code=0, released=True))
+    await script.node(ready=False)
+    await script.store.forget_node("n1", released=released, now=NOW)
+    assert await hidden(script) == {"n1"}
+    await (force(script) if how == "force" else script.act(Remove(done, "Deleted")))
+    assert await hidden(script) == ({"n1"} if released else set())
+
+
+async def hidden(script: StoreScript) -> set[str]:
+    assert isinstance(script.store, TransactionStore)
+    return set(await script.store._read(lambda tables: tables.forgotten_nodes()))
+
+
+async def test_the_nodes_that_have_something_to_be_told_are_found_in_one_look(script: StoreScript) -> None:
+    for id_ in ("n1", "n2", "n3"):
+        await script.node(id_)
+    await script.put(replicas=3)
+    await script.running(slot=0)
+    await script.place(slot=1, node="n2")
+    assert await script.store.nodes_to_tell() == {"n2"}
+    await script.accept("web.1.00000000", node="n2")
+    assert await script.store.nodes_to_tell() == set()
+    await force(script)
+    assert await script.store.nodes_to_tell() == {"n1", "n2"}
 
 
 async def test_a_deleted_node_blocks_no_slot(script: StoreScript) -> None:
@@ -236,6 +290,34 @@ async def test_a_drain_cordons_and_ends_by_an_uncordon(script: StoreScript) -> N
     after = await node(script)
     assert (after.schedulable, after.status.drain) == (True, None)
     assert {"DrainStarted", "DrainEnded"} <= (await told(script, "n1")).keys()
+
+
+async def test_a_drain_again_keeps_its_deadline_if_it_is_asked_to(script: StoreScript) -> None:
+    await script.node()
+    drain, again = Drain(asked_at=NOW, deadline_at=later(60)), Drain(asked_at=later(1))
+    await script.store.drain_node("n1", drain, keep_deadline=True, now=NOW)
+    await script.store.drain_node("n1", again, keep_deadline=True, now=later(1))
+    assert (await node(script)).status.drain == drain
+    await script.store.drain_node("n1", again, now=later(1))
+    assert (await node(script)).status.drain == Drain(asked_at=NOW)
+
+
+async def test_a_drain_that_is_taken_back_leaves_the_node_as_it_was(script: StoreScript) -> None:
+    await script.node()
+    await script.put()
+    await script.running()
+
+    async def take_back(began: Drain) -> frozenset[str]:
+        return await script.store.take_back_drain("n1", began, before=None, schedulable=True, now=NOW)
+
+    drain = Drain(asked_at=NOW, deadline_at=NOW)
+    await script.store.drain_node("n1", drain, now=NOW)
+    assert await take_back(Drain(asked_at=NOW)) == frozenset(), "a person has changed the deadline since"
+    assert (await node(script)).status.drain == drain
+    assert await take_back(drain) == {"web"}
+    shown = await node(script)
+    assert (shown.schedulable, shown.status.drain) == (True, None)
+    assert await take_back(drain) == frozenset()
 
 
 async def test_an_ended_drain_leaves_the_node_cordoned(script: StoreScript) -> None:

@@ -58,7 +58,7 @@ async def test_a_new_ledger_loses_what_the_old_one_had(script: StoreScript) -> N
     assert (await script.view()).version > before.version
     assert "NodeLost" in await told(script)
     assert "LedgerLost" in await told(script, "n1")
-    assert [e.allocation.id for e in await script.store.errands("n1")] == [running]
+    assert [e.allocation.id for e in (await script.store.owed("n1")).errands] == [running]
 
     # Its agent cleaned up and answers with a tombstone.
     tombstone = script.seen(running, "Failed", reason="NodeLost", revision=2, released=True, started_once=False)
@@ -132,15 +132,15 @@ async def test_a_node_keeps_its_name(script: StoreScript) -> None:
 
 
 async def test_an_agent_that_learned_something_is_told_again_what_it_may_have_refused(script: StoreScript) -> None:
-    await script.node()
+    await script.node(features=())
     await script.put()
     allocation = await script.running()
     before = (await script.store.get_allocation(allocation)).revision
 
-    await script.node(version="0.2")
+    await script.node(version="0.2", features=())
     assert (await script.store.get_allocation(allocation)).revision == before
     await script.node(version="0.2", features=("node-lease",))
 
     row = await script.store.get_allocation(allocation)
     assert row.revision == before + 1
-    assert [e.allocation.id for e in await script.store.errands("n1")] == [allocation]
+    assert [e.allocation.id for e in (await script.store.owed("n1")).errands] == [allocation]

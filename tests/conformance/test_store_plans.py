@@ -112,7 +112,7 @@ async def test_every_store_carries_out_each_kind_of_action(script: StoreScript) 
     assert (stopped.desired, stopped.desired_reason, stopped.revision) == (Desired.STOP, "ScalingDown", 2)
     assert (stopped.state, stopped.message) == (State.TERMINATING, "no longer wanted")
     assert (removed.desired, removed.state, removed.revision) == (Desired.REMOVE, State.SUCCEEDED, 2)
-    assert {e.allocation.id for e in await script.store.errands("n1")} == set(ids)
+    assert {e.allocation.id for e in (await script.store.owed("n1")).errands} == set(ids)
     assert (await script.view()).version == view.version + 1
 
 
@@ -281,7 +281,7 @@ async def test_the_planner_converges_over_the_store(script: StoreScript) -> None
             decided = plan(snapshot)
             applied = await script.store.apply_plan(decided, epoch=0, now=script.now)
             assert not applied.stale
-            errands = await script.store.errands("n1")
+            errands = (await script.store.owed("n1")).errands
             if decided.empty and not errands:
                 times = [w.look_again_at for w in decided.workloads if w.look_again_at is not None]
                 if not times:

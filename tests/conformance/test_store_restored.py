@@ -50,9 +50,9 @@ async def test_lower_floors_than_its_own_lower_nothing(store: Store) -> None:
 
 
 async def test_no_start_is_left_to_be_sent_of_what_may_have_run_since(script: StoreScript) -> None:
-    assert await script.store.errands("n1") == []
+    assert (await script.store.owed("n1")).errands == []
     await script.report(script.seen("web.0.00000000"), full=True)
-    assert [e.allocation.id for e in await script.store.errands("n1")] == ["web.0.00000000"], "which has it"
+    assert [e.allocation.id for e in (await script.store.owed("n1")).errands] == ["web.0.00000000"], "which has it"
 
 
 async def test_every_watcher_lists_again(script: StoreScript) -> None:
@@ -82,6 +82,18 @@ async def test_it_may_not_be_confirmed_before_unless_the_node_is_named(script: S
     with pytest.raises(Held, match="n2"):
         await script.store.confirm_restore(without=["n1"], now=NOW)
     await script.store.confirm_restore(without=["n1", "n2"], now=NOW)
+    assert await script.store.hold() is None
+
+
+async def test_it_may_not_be_confirmed_before_agents_that_joined_later_could_register(script: StoreScript) -> None:
+    await script.report(script.seen("web.0.00000000"), full=True)
+    with pytest.raises(Held, match=r"joined after the backup.* wait 18 s, or .*--now"):
+        await script.store.confirm_restore(served_s=42.5, now=NOW)
+    await script.node("n2")
+    with pytest.raises(Held, match="n2"):
+        await script.store.confirm_restore(served_s=60, now=NOW)
+    await script.report(node="n2", full=True)
+    await script.store.confirm_restore(served_s=60, now=NOW)
     assert await script.store.hold() is None
 
 
@@ -125,7 +137,7 @@ async def test_once_confirmed_what_is_missing_is_lost_and_never_sent_as_a_start(
     script.epoch = (await script.store.acquire_lease("controller", ttl_s=60)).epoch
     assert script.epoch == EPOCH + 3, "another term, so that every node is asked for all it has again"
     await script.report(script.seen("web.0.00000000"), full=True)
-    errands = {e.allocation.id: e.allocation for e in await script.store.errands("n1")}
+    errands = {e.allocation.id: e.allocation for e in (await script.store.owed("n1")).errands}
     assert errands["web.0.00000000"].desired is Desired.RUN, "said again: the agent may have heard otherwise since"
     assert errands["web.1.11111111"].desired is Desired.STOP, "it may have run and be over: it is not started now"
     assert "RestoreConfirmed" in {e.reason for e in await events_of(script, "n1")}
@@ -183,7 +195,7 @@ async def test_a_node_that_was_not_waited_for_is_told_again_what_is_wanted_when_
     await store.set_node_lost("n1", epoch=script.epoch, message="silent", now=NOW)
     assert (await store.get_allocation(id_)).live, "nobody knows whether it is bound to the lease"
     assert (await script.report(script.seen(id_), full=True)).unsent
-    assert [e.allocation.desired for e in await store.errands("n1")] == [Desired.RUN]
+    assert [e.allocation.desired for e in (await store.owed("n1")).errands] == [Desired.RUN]
     assert not (await store.get_allocation(id_)).lease_bound
     await script.accept(id_)
     assert (await store.get_allocation(id_)).lease_bound
@@ -196,7 +208,7 @@ async def test_an_end_in_it_is_said_to_nobody_again(store: Store) -> None:
     id_ = await script.running()
     await script.report(script.seen(id_, "Succeeded", released=True))
     await store.adopt_restored(epoch=EPOCH, resource_version=VERSION, now=NOW)
-    assert await store.errands("n1") == []
+    assert (await store.owed("n1")).errands == []
     script.epoch = (await store.acquire_lease("controller", ttl_s=60)).epoch
     await script.report(full=True)
     assert (await _hold(store)).missing == ()

@@ -66,7 +66,7 @@ def test_an_old_backup_ends_and_doubles_nothing_until_it_is_confirmed(
     assert _containers(world) == before, "nothing was ended"
     assert not first.allocations("new"), "and nothing started"
 
-    shown = _db("confirm", "--yes", "--server", f"http://127.0.0.1:{first.port}").stdout
+    shown = _db("confirm", "--yes", "--now", "--server", f"http://127.0.0.1:{first.port}").stdout
     assert shown.count("not in the backup; it is ended on") == 4
     assert shown.count("it is lost, and replaced") == 2
     wanted = {"kept": 2, "deleted": 2, "scaled": 2, "new": 1}

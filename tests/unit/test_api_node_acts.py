@@ -50,6 +50,32 @@ async def test_a_drain_tells_how_far_it_has_come_until_it_is_ended(api: RunningA
     assert (after.status, after.body["reason"]) == (404, "NotDraining")
 
 
+async def test_a_drain_without_a_deadline_keeps_the_one_it_has_and_null_removes_it(
+    api: RunningApi, script: StoreScript
+) -> None:
+    first = (await api.post("/nodes/n1/drain", {"deadline_s": 600})).body["deadline_at"]
+    assert (await api.post("/nodes/n1/drain", {})).body["deadline_at"] == first
+    assert "deadline_at" not in (await api.post("/nodes/n1/drain", {"deadline_s": None})).body
+
+
+async def test_progress_is_planned_for_what_the_drain_is_about_alone(
+    api: RunningApi, script: StoreScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await script.put("job", restart_policy="Never")
+    done = await script.running("job")
+    await script.report(script.seen(done, "Succeeded", reason="Completed", exit_code=0, released=True))
+    asked: list[list[str]] = []
+    load = api.store.load_snapshot
+
+    async def watched(ids: Any, **fields: Any) -> Any:
+        asked.append(list(ids))
+        return await load(ids, **fields)
+
+    monkeypatch.setattr(api.store, "load_snapshot", watched)
+    await api.post("/nodes/n1/drain", {})
+    assert asked == [["web"]]
+
+
 async def test_an_empty_node_is_drained_at_once(api: RunningApi, script: StoreScript) -> None:
     answer = await api.post("/nodes/n2/drain", {})
     assert (answer.status, answer.body["state"]) == (202, "Drained")
@@ -156,6 +182,20 @@ async def test_our_own_node_is_released_when_nothing_runs_there_and_is_gone_then
     assert (released.status, released.body["released"]) == (200, True)
     assert api.releases.asked == [("127.0.0.1:9001", api.store.cluster_id, True)]
     assert (await api.get("/nodes/n1")).status == 404
+
+
+@pytest.mark.parametrize("before", [None, {}])
+@pytest.mark.parametrize("answer", [Released(released=False, left=("hand.0.x",)), AgentUnreachable("nobody answers")])
+async def test_a_release_that_comes_to_nothing_leaves_the_node_as_it_was(
+    api: RunningApi, script: StoreScript, answer: Any, before: Any
+) -> None:
+    if before is not None:
+        await api.post("/nodes/n2/drain", before)
+    was = (await api.get("/nodes/n2")).body
+    api.releases.answers = [answer]
+    assert (await api.post("/nodes/n2/release", {})).status in {409, 503}
+    now = (await api.get("/nodes/n2")).body
+    assert (now["schedulable"], now["status"].get("drain")) == (was["schedulable"], was["status"].get("drain"))
 
 
 async def test_a_node_without_an_agent_has_none_to_release(api: RunningApi) -> None:

@@ -1,5 +1,6 @@
 """A held database over HTTP and by `kakuri db confirm`: the difference is shown, and a person's word ends the hold."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,9 +11,20 @@ from support.http_api import RunningApi, running_api
 from support.store_script import StoreScript
 
 
+class Served:
+    """For how long agents could register."""
+
+    seconds = 3600.0
+
+
 @pytest.fixture
-async def api(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunningApi]:
-    async with running_api() as running:
+def served() -> Served:
+    return Served()
+
+
+@pytest.fixture
+async def api(monkeypatch: pytest.MonkeyPatch, served: Served) -> AsyncIterator[RunningApi]:
+    async with running_api(served_s=lambda: served.seconds) as running:
         monkeypatch.setenv("KAKURI_SERVER", running.url)
         yield running
 
@@ -44,6 +56,7 @@ async def test_what_is_held_is_shown_with_the_difference(held: RunningApi) -> No
     assert answer.status == 200
     assert answer.body == {
         "restored_at": NOW.isoformat(),
+        "wait_s": 0,
         "unread": ["n2"],
         "unknown": [{"id": "other.0.99999999", "workload": "other", "slot": 0, "node": "n1"}],
         "missing": [{"id": "web.0.00000000", "workload": "web", "slot": 0, "node": "n1"}],
@@ -57,6 +70,41 @@ async def test_it_is_confirmed_only_when_every_node_was_read_or_is_named(held: R
     assert (await held.post("/restore/confirm", {"without": "n2"})).status == 422
     assert (await held.post("/restore/confirm", {"without": ["n2"]})).status == 200
     assert (await held.get("/restore")).status == 404
+
+
+async def test_it_is_not_confirmed_before_agents_could_register_unless_a_person_knows_better(
+    held: RunningApi, served: Served
+) -> None:
+    served.seconds = 17.2
+    assert (await held.get("/restore")).body["wait_s"] == 43
+    answer = await held.post("/restore/confirm", {"without": ["n2"]})
+    assert (answer.status, answer.body["reason"]) == (409, "Held")
+    assert "wait 43 s" in answer.body["detail"]
+    assert (await held.post("/restore/confirm", {"without": ["n2"], "now": True})).status == 200
+    assert (await held.get("/restore")).status == 404
+
+
+async def test_a_controller_that_has_just_started_waits() -> None:
+    async with running_api() as running:
+        await running.store.adopt_restored(epoch=10, resource_version=1000, now=NOW)
+        assert (await running.get("/restore")).body["wait_s"] > 50
+        assert (await running.post("/restore/confirm", {})).status == 409
+
+
+async def test_confirm_waits_for_agents_to_register_and_says_so(held: RunningApi, served: Served) -> None:
+    served.seconds = 59.5
+    confirming = asyncio.create_task(kakuri("db", "confirm", "--yes", "--without", "n2"))
+    await asyncio.sleep(0.5)
+    served.seconds = 60.0
+    result = await confirming
+    assert (result.code, result.out.splitlines()[-1]) == (0, "confirmed")
+    assert result.err == "waiting 1 s for agents that joined after the backup to register; --now does not wait\n"
+
+
+async def test_confirm_now_does_not_wait(held: RunningApi, served: Served) -> None:
+    served.seconds = 0.0
+    result = await kakuri("db", "confirm", "--yes", "--now", "--without", "n2")
+    assert (result.code, result.err) == (0, "")
 
 
 async def test_confirm_shows_what_it_does_and_asks(held: RunningApi) -> None:

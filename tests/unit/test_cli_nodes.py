@@ -88,7 +88,29 @@ async def test_a_drain_that_takes_too_long_is_3_and_names_what_cant_move(server:
     assert (result.code, result.out) == (3, "")
     assert "hand.0.c started by hand there, and is left alone" in result.err
     assert "node/n1 is not drained within 0.1 s; it goes on:\n  job.0.a: is a job" in result.err
+    assert server.requests[0][2] == {}, "a drain that goes on keeps its deadline"
+
+
+async def test_a_deadline_is_taken_away_in_a_word_of_its_own(server: FakeServer) -> None:
+    server.acts = {"POST /nodes/n1/drain": [(202, progress())]}
+    await kakuri("drain", "n1", "--no-wait", "--deadline", "none")
     assert server.requests[0][2] == {"deadline_s": None}
+
+
+async def test_a_timeout_of_0_is_one_look(server: FakeServer) -> None:
+    going = {"node": "n1", "released": False, "left": ["x.0.a"]}
+    server.acts = {
+        "POST /nodes/n1/drain": [(202, progress(left=[left("web.0.a", "is stopping")]))],
+        "GET /nodes/n1/drain": [(200, progress(left=[left("web.0.a", "is stopping")]))],
+        "POST /nodes/n1/release": [(202, going)],
+    }
+    assert (await kakuri("drain", "n1", "--timeout", "0")).code == 3
+    assert [m for m, _, _ in server.requests] == ["POST", "GET"]
+    server.requests.clear()
+    released = await kakuri("node", "release", "n1", "--stop", "--timeout", "0")
+    assert released.code == 3
+    assert "x.0.a has not ended" in released.err
+    assert len(server.requests) == 1
 
 
 async def test_drain_no_wait_only_asks(server: FakeServer) -> None:

@@ -134,7 +134,7 @@ async def test_a_dispatch_that_got_no_answer_leaves_its_errands_for_the_next() -
         await world.put("web")
 
         async def placed() -> bool:
-            return bool(await world.store.errands("n1"))
+            return bool((await world.store.owed("n1")).errands)
 
         await world.until("web is placed", placed)
         world.agents.away = False

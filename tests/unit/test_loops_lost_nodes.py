@@ -84,7 +84,7 @@ async def scene() -> Scene:
     await script.put("gives", on_disconnect="replace")
     await script.put("keeps")
     await ReconcilePass(store, clock, lambda: "seed")(["gives", "keeps"], epoch=epoch)
-    await agents.apply("", epoch=epoch, ledger_uid="ledger-1", errands=await store.errands("n1"))
+    await agents.apply("", epoch=epoch, ledger_uid="ledger-1", errands=(await store.owed("n1")).errands)
     await observe(epoch=epoch)
     return scene
 
@@ -162,7 +162,7 @@ async def test_no_lease_is_granted_before_the_node_has_heard_what_was_given_up_t
 
     script = StoreScript(scene.store, epoch=scene.epoch)
     await script.sent(
-        *(Sent(e.allocation.id, e.allocation.revision, "accepted") for e in await scene.store.errands("n1")),
+        *(Sent(e.allocation.id, e.allocation.revision, "accepted") for e in (await scene.store.owed("n1")).errands),
         ledger_uid="ledger-1",
     )
 
@@ -178,7 +178,7 @@ async def test_what_was_given_up_is_to_be_stopped_on_the_node_that_returns(scene
     scene.agents.away = False
     await scene.observe(epoch=scene.epoch)
 
-    told = {e.allocation.workload: e.allocation.desired for e in await scene.store.errands("n1")}
+    told = {e.allocation.workload: e.allocation.desired for e in (await scene.store.owed("n1")).errands}
     assert told == {"gives": Desired.STOP}
     row = await scene.row("gives")
     assert (row.state, row.released) == (State.FAILED, True), "an end once seen stays"

@@ -1,5 +1,6 @@
 """What was given up is ended where it may still run; and drains that the loops bring to their end."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import pytest
 
 from builders import NOW, a_registration
-from controller.exchange import LeaseTerms, Report, Sent
+from controller.exchange import LeaseTerms, Owed, Report, Sent
 from controller.loops.bounds import NodeBounds
 from controller.loops.dispatch import DispatchPass
+from controller.loops.driver import DRAINS_S, IDLE_DRAINS_S, SWEEP_S
 from controller.loops.observe import ObservePass
 from controller.loops.reap import Orphans
 from controller.loops.told import Told
@@ -53,7 +55,7 @@ class Given:
         return ObservePass(self.agent, self.script.store, ScriptedClock(), ADDRESS, NodeBounds(), self.told)  # type: ignore[arg-type]
 
     async def left(self) -> list[str]:
-        return [t.id for t in await self.script.store.tombstones("n1")]
+        return [t.id for t in (await self.script.store.owed("n1")).tombstones]
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ async def test_a_forced_deletion_is_carried_out_on_a_node_that_answers() -> None
         world.driver.nodes()
 
         async def gone() -> bool:
-            return not await world.store.tombstones("n1")
+            return not (await world.store.owed("n1")).tombstones
 
         await world.until("the node was told", gone)
         for what in ("stop", "remove"):
@@ -232,3 +234,53 @@ async def test_a_node_that_was_released_and_is_back_is_another_one_and_gets_read
         await world.until("it is ready", ready)
         node = await world.store.get_node("n1")
         assert (node.uid != first, node.schedulable) == (True, False)
+
+
+async def test_a_drain_that_can_not_end_is_looked_at_ever_more_rarely_until_something_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_world() as world:
+        await run_web(world)
+        waited: list[float] = []
+
+        async def wait(timeout_s: float) -> bool:
+            await asyncio.sleep(0)
+            waited.append(timeout_s)
+            return len(waited) == 8  # a kick then
+
+        monkeypatch.setattr(world.driver._drains_kick, "wait", wait)
+        await world.store.drain_node("n1", Drain(asked_at=world.clock.now()), now=world.clock.now())
+        world.driver.nodes()
+
+        async def long_enough() -> bool:
+            await world.clock.pass_(DRAINS_S)
+            return waited.count(0) == 2
+
+        await world.until("a kick has it looked at soon again", long_enough)
+        pauses = [w + DRAINS_S for w in waited if w != SWEEP_S]
+        assert pauses[:6] == [2, 4, 8, 16, IDLE_DRAINS_S, IDLE_DRAINS_S]
+
+
+async def test_a_kick_wakes_no_node_that_has_nothing_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    looked = asyncio.Event()
+    async with a_world() as world:
+        await run_web(world)
+
+        async def owed(node: str, **_: Any) -> Owed:
+            asked.append(node)
+            return Owed([], [])
+
+        async def to_tell() -> set[str]:
+            looked.set()
+            return set()
+
+        for _ in range(50):
+            await asyncio.sleep(0)
+        monkeypatch.setattr(world.store, "owed", owed)
+        monkeypatch.setattr(world.store, "nodes_to_tell", to_tell)
+        world.driver.nodes()
+        await looked.wait()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert asked == []

@@ -209,7 +209,15 @@ def test_a_job_that_the_deadline_stopped(policy: str, fields: dict[str, Any], st
 
 
 # -- tombstones --------------------------------------------------------------------------------------------------------
-def test_a_slot_with_a_blocking_tombstone_is_not_placed_and_says_why() -> None:
+@pytest.mark.parametrize(
+    ("there", "cure"),
+    [
+        ((a_node_view("n9", ready=False),), "when that node has nothing of it, or after `kakuri node forget n9`"),
+        ((a_node_view("n9", schedulable=False),), "it is being ended there, and placed when nothing of it is left"),
+        ((), "it is placed when n9 is registered again and has nothing of it"),
+    ],
+)
+def test_a_slot_with_a_blocking_tombstone_is_not_placed_and_says_why(there: tuple[NodeView, ...], cure: str) -> None:
     tombstone = Tombstone(
         id="web.0.aaaaaaaa",
         node="n9",
@@ -221,12 +229,12 @@ def test_a_slot_with_a_blocking_tombstone_is_not_placed_and_says_why() -> None:
         created_at=NOW,
     )
     view = a_view(replicas=2, tombstones=(tombstone,))
-    (decided,) = plan(a_snapshot(view, a_node_view("n2"))).workloads
+    (decided,) = plan(a_snapshot(view, (a_node_view("n2"), *there))).workloads
     assert [a.slot for a in decided.actions if isinstance(a, Place)] == [1]
     (waiting,) = [w for w in decided.waiting if w.slot == 0]
     assert waiting.reason == "Restored"
     assert "web.0.aaaaaaaa may still run on n9" in waiting.message
-    assert "kakuri node forget n9" in waiting.message
+    assert waiting.message.endswith(cure)
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------

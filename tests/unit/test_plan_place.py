@@ -5,7 +5,7 @@ import pytest
 from builders import a_node_view, a_port, a_snapshot, a_spec
 from controller.plan.place import Room, why_not
 from controller.plan.snapshot import HostPort, NodeView
-from kakuri.model import Protocol, WorkloadSpec
+from kakuri.model import OnDisconnect, Protocol, WorkloadSpec
 
 
 def places(spec: WorkloadSpec, nodes: list[NodeView], count: int = 1, *, avoid: str = "", **taken: int) -> list[str]:
@@ -63,6 +63,12 @@ def nowhere(spec: WorkloadSpec, nodes: list[NodeView]) -> str:
             id="CPU that is taken",
         ),
         pytest.param(
+            a_node_view(features=frozenset()),
+            a_spec(on_disconnect=OnDisconnect.REPLACE),
+            "its agent lacks node-lease; upgrade it",
+            id="an older agent, which would not end what is bound to its lease",
+        ),
+        pytest.param(
             a_node_view(host_ports=frozenset({HostPort("127.0.0.1", 8080, "tcp")})),
             a_spec(ports=(a_port(8080),)),
             "host_port 127.0.0.1:8080/tcp is taken there",
@@ -93,6 +99,7 @@ def test_a_node_that_lacks_something_says_so_and_is_never_chosen(node: NodeView,
         pytest.param(
             a_node_view(used_memory_mb=4032, used_cpu_millicores=3900), a_spec(), id="what fills it to the brim"
         ),
+        pytest.param(a_node_view(features=frozenset()), a_spec(), id="an older agent that need not end anything"),
         pytest.param(
             a_node_view(labels={"zone": "a", "more": "x"}),
             a_spec(node_selector={"zone": "a"}),

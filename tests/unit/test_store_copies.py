@@ -94,6 +94,9 @@ async def test_a_backup_of_nothing_makes_nothing(url: str, path: Path, tmp_path:
 async def test_the_database_itself_is_no_place_for_its_backup(store: Store, url: str, path: Path) -> None:
     with pytest.raises(StoreError, match="is the database itself"):
         await back_up_store(url, path, force=True)
+    for beside in ("-wal", "-shm", "-journal", ".lock"):
+        with pytest.raises(StoreError, match="belongs to the database"):
+            await back_up_store(url, path.with_name(path.name + beside), force=True)
     await store.ping()
 
 

@@ -1,4 +1,4 @@
-"""A plan that had to wait for a workload's lock: what happened to nodes meanwhile counts."""
+"""A plan that had to wait for a node's lock: what happened to nodes meanwhile counts."""
 
 from collections.abc import Callable, Collection
 
@@ -6,22 +6,23 @@ import pytest
 
 from builders import NOW
 from controller.plan.action import Plan, Remove, Stop, WorkloadPlan
-from controller.store.memory import MemoryStore, MemoryTables
-from controller.store.records import WorkloadRecord
+from controller.store.memory import MemoryStore
+from controller.store.memory_tables import MemoryTables
+from controller.store.records import NodeRecord
 from controller.store.rules import agents, nodes
 from support.store_script import StoreScript
 
 
 class Waiting(MemoryTables):
-    """Once, another transaction comes before this one has the workloads that it asked for."""
+    """Once, another transaction comes before this one has the nodes that it asked for."""
 
     other: Callable[[], None] | None = None
 
-    def workloads(self, ids: Collection[str]) -> dict[str, WorkloadRecord]:
+    def nodes(self, ids: Collection[str] | None = None) -> dict[str, NodeRecord]:
         other, self.other = self.other, None
         if other is not None:
             other()
-        return super().workloads(ids)
+        return super().nodes(ids)
 
 
 @pytest.mark.parametrize("how", ["forgotten", "lost"])

@@ -140,6 +140,7 @@ def set_node_lost(tables: Tables, id_: str, *, epoch: int, message: str, now: da
         if row.released and row.desired is Desired.REMOVE:
             # Only the node's word is waited for, and nobody knows when it comes.
             bury(batch, row, Reason.NODE_LOST, f"node {id_} was lost")
+            batch.nodes.touch(id_)
             batch.delete_allocation(row)
             dirty.add(row.workload)
             continue

@@ -24,7 +24,7 @@ from controller.store.contract import (
 )
 from controller.store.records import NodeRecord, Usage, WorkloadRecord
 from controller.store.rules.nodes import bury, drain_event, retire
-from controller.store.tables import Tables
+from controller.store.tables import RELEASED, Tables
 from kakuri.model import (
     EventDraft,
     EventType,
@@ -56,12 +56,19 @@ def _load(tables: Tables, writes: Sequence[Write], now: datetime, new_uid: Calla
     for write in writes:
         kind, id_ = _names(write)
         ids[kind].add(id_)
+    named = set(ids["Node"])
     forced = {w.id for w in writes if isinstance(w, Delete) and w.kind == "Workload" and w.force}
     if forced:
         # Shown with their nodes is what they leave there; nodes are locked before workloads.
         ids["Node"] |= {a.node for a in tables.allocations_of(forced)}
+    # In the order of their locks: nodes, hidden ones too, classes, workloads.
     nodes = tables.nodes(ids["Node"]) if ids["Node"] else {}
+    forgotten = frozenset(tables.forgotten_nodes()) if named - nodes.keys() else frozenset()
     classes = tables.runtime_classes(keep=ids["RuntimeClass"])
+    deleted = [w.id for w in writes if isinstance(w, Delete) and w.kind == "Node" and w.id in nodes]
+    there = {owner for id_ in deleted for owner in tables.owners_on(id_)}
+    if there:
+        tables.keep_workloads(there | ids["Workload"])
     workloads = tables.workloads(ids["Workload"]) if ids["Workload"] else {}
     return _Desk(
         tables=tables,
@@ -73,6 +80,7 @@ def _load(tables: Tables, writes: Sequence[Write], now: datetime, new_uid: Calla
         first_version=tables.resource_version() + 1,
         workloads=workloads,
         nodes=nodes,
+        forgotten=forgotten,
         classes=classes,
         silent=tables.silent_nodes(workloads) if workloads else {},
         usage=tables.usage(nodes) if nodes else {},
@@ -98,6 +106,8 @@ class _Desk:
     first_version: int
     workloads: dict[str, WorkloadRecord]
     nodes: dict[str, NodeRecord]
+    forgotten: frozenset[str]
+    """Nodes that were forgotten and whose rows are still there."""
     classes: dict[str, RuntimeClass]
     silent: dict[str, str]
     usage: dict[str, Usage]
@@ -173,8 +183,10 @@ class _Desk:
         old = _existing(index, delete, self.workloads.get(delete.id))
         rows = self.tables.allocations_of([old.id])
         for row in rows:
-            bury(self.batch, row, Reason.FORCE_DELETED, f"workload {old.id} was deleted by force")
             self.batch.delete_allocation(row)
+            if row.ledger_uid == RELEASED:
+                continue
+            bury(self.batch, row, Reason.FORCE_DELETED, f"workload {old.id} was deleted by force")
             if row.node in self.nodes:
                 self.batch.nodes.touch(row.node)
         live = [f"{r.id} on {r.node}" for r in rows if r.live]
@@ -213,7 +225,7 @@ class _Desk:
                 reason=Reason.NEVER_SEEN.value,
                 message="no agent has registered for it",
             )
-            self.batch.insert_node(new, forgotten=new.id in self.tables.forgotten_nodes())
+            self.batch.insert_node(new, forgotten=new.id in self.forgotten)
         elif (old.labels, old.schedulable) == (manifest.labels, manifest.schedulable):
             return Outcome("Node", old.id, "unchanged", old.shown(usage))
         else:
@@ -228,7 +240,6 @@ class _Desk:
 
     def _delete_node(self, index: int, delete: Delete) -> Outcome:
         old = _existing(index, delete, self.nodes.get(delete.id))
-        self.tables.keep_workloads(self.tables.owners_on(old.id))
         rows = self.tables.allocations_on(old.id)
         live = sorted(a.id for a in rows if a.live)
         if live:

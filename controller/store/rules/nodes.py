@@ -17,24 +17,44 @@ from kakuri.model import Allocation, Desired, Drain, EventDraft, EventType, Node
 
 
 def drain(
-    tables: Tables, id_: str, wanted: Drain | None, *, now: datetime
+    tables: Tables, id_: str, wanted: Drain | None, *, keep_deadline: bool = False, now: datetime
 ) -> tuple[tuple[Node, frozenset[str]], Batch]:
-    """The node, and the workloads to plan again. The same deadline again changes nothing; None ends a drain."""
+    """The node, and the workloads to plan again. The same deadline again changes nothing; None ends a drain.
+    keep_deadline: a drain that goes on keeps its own."""
     batch = Batch(now)
     old = _existing(tables, id_)
     owners = frozenset(tables.owners_on(id_))
     usage = tables.usage([id_]).get(id_, Usage())
     if wanted is not None and old.drain is not None:
-        wanted = replace_deadline(old.drain, wanted.deadline_at)
+        wanted = old.drain if keep_deadline else replace_deadline(old.drain, wanted.deadline_at)
     if wanted == old.drain:
         return (old.shown(usage, tables.tombstones_on([id_])), owners), batch
     # A drained node stays cordoned when its drain is ended: uncordon it to have it take work again.
-    schedulable = old.schedulable and wanted is None
-    generation = old.generation + (schedulable != old.schedulable)
-    new = replace(old, drain=wanted, schedulable=schedulable, generation=generation)
-    batch.nodes.update(new)
-    batch.tell(drain_event(id_, old.drain, wanted))
+    new = _drained_otherwise(batch, old, wanted, schedulable=old.schedulable and wanted is None)
     return (new.shown(usage, tables.tombstones_on([id_])), owners), batch
+
+
+def take_back_drain(
+    tables: Tables, id_: str, began: Drain, *, before: Drain | None, schedulable: bool, now: datetime
+) -> tuple[frozenset[str], Batch]:
+    """The node is drained, and takes work, as before that drain began, unless a person has said otherwise since.
+    Returns the workloads to plan again."""
+    batch = Batch(now)
+    old = tables.nodes([id_]).get(id_)
+    if old is None or old.drain is None or old.schedulable:
+        return frozenset(), batch
+    if (old.drain.asked_at, old.drain.deadline_at) != (began.asked_at, began.deadline_at):
+        return frozenset(), batch
+    _drained_otherwise(batch, old, before, schedulable=schedulable)
+    return frozenset(tables.owners_on(id_)), batch
+
+
+def _drained_otherwise(batch: Batch, old: NodeRecord, drain_: Drain | None, *, schedulable: bool) -> NodeRecord:
+    generation = old.generation + (schedulable != old.schedulable)
+    new = replace(old, drain=drain_, schedulable=schedulable, generation=generation)
+    batch.nodes.update(new)
+    batch.tell(drain_event(old.id, old.drain, drain_))
+    return new
 
 
 def replace_deadline(old: Drain, deadline_at: datetime | None) -> Drain:
@@ -44,7 +64,7 @@ def replace_deadline(old: Drain, deadline_at: datetime | None) -> Drain:
 
 def drain_event(id_: str, old: Drain | None, new: Drain | None) -> EventDraft:
     if new is None:
-        return _event(id_, EventType.NORMAL, "DrainEnded", "a person ended the drain")
+        return _event(id_, EventType.NORMAL, "DrainEnded", "the drain was ended")
     until = f"deadline {new.deadline_at:%Y-%m-%dT%H:%M:%SZ}" if new.deadline_at else "no deadline"
     began = "is being drained" if old is None else "goes on being drained"
     return _event(id_, EventType.NORMAL, "DrainStarted", f"it {began}, {until}")
@@ -118,6 +138,8 @@ def retire(
             continue
         left += 1
         after = _given_up(row, why, now)
+        if released:
+            after = after.with_(ledger_uid=RELEASED)
         if after != row:
             batch.update_allocation(after)
     if left or how == RELEASED:

@@ -57,7 +57,6 @@ def apply_plan(tables: Tables, plan: Plan, *, epoch: int, now: datetime) -> tupl
             written.add(step.workload_id)
         else:
             stale.add(step.workload_id)
-    desk.clear_forgotten(tables)
     applied = Applied(
         frozenset(written), frozenset(stale), frozenset(desk.nodes_to_tell), again=frozenset(desk.cleared.values())
     )
@@ -66,20 +65,17 @@ def apply_plan(tables: Tables, plan: Plan, *, epoch: int, now: datetime) -> tupl
 
 def _load(tables: Tables, todo: Sequence[WorkloadPlan], now: datetime) -> "_Desk":
     targets = {a.node for w in todo for a in w.actions if isinstance(a, Place)}
-    nodes = tables.nodes(targets) if targets else {}
-    removes = any(isinstance(a, Remove) for w in todo for a in w.actions)
-    forgotten = tables.forgotten_nodes() if removes else {}
+    removed = {a.allocation_id for w in todo for a in w.actions if isinstance(a, Remove)}
+    # Nodes before workloads. Nobody loses or forgets one of these from here on, and a row keeps its node.
+    left = {r.node for r in tables.allocations(removed)} if removed else set()
+    nodes = tables.nodes(targets | left) if targets or left else {}
     workloads = tables.workloads([w.workload_id for w in todo]) if todo else {}
     acted_on = [w.workload_id for w in todo if w.actions and w.workload_id in workloads]
     rows = tables.allocations_of(acted_on) if acted_on else []
     allocations: dict[str, dict[str, Allocation]] = {}
     for row in rows:
         allocations.setdefault(row.workload, {})[row.id] = row
-    # After the workloads, which whoever loses or forgets a node keeps too: nobody does either from here on.
-    known = tables.nodes() if removes else {}
-    gone = frozenset(r.node for r in rows if r.node not in known) if removes else frozenset()
-    lost = frozenset(n.id for n in known.values() if n.lost_at is not None)
-    return _Desk(now, Batch(now), nodes, forgotten, gone, lost, workloads, allocations)
+    return _Desk(now, Batch(now), nodes, workloads, allocations)
 
 
 @dataclass
@@ -87,17 +83,13 @@ class _Desk:
     now: datetime
     batch: Batch
     nodes: dict[str, NodeRecord]
-    forgotten: dict[str, str]
-    """Those whose rows are kept, and may go."""
-    gone: frozenset[str]
-    """Nodes that are forgotten, and can't be told anything."""
-    lost: frozenset[str]
+    """Those that get something or are to remove something, as far as they are not forgotten."""
     workloads: dict[str, WorkloadRecord]
     allocations: dict[str, dict[str, Allocation]]
     """By workload, by id."""
     nodes_to_tell: set[str] = field(default_factory=set)
     cleared: dict[str, str] = field(default_factory=dict)
-    """Allocations that went without a word to their node, since it is forgotten or lost → their workloads."""
+    """Allocations that went without a word to their node → their workloads."""
 
     def carry_out(self, step: WorkloadPlan) -> bool:
         """Whether the plan was for the workload as it is."""
@@ -118,11 +110,7 @@ class _Desk:
         for row in after:
             if row.id not in before:
                 self.batch.insert_allocation(row)
-            elif row.desired is Desired.REMOVE and row.node in self.gone | self.lost:
-                if row.node in self.lost:
-                    bury(self.batch, row, Reason.NODE_LOST, f"node {row.node} was lost")
-                self.batch.delete_allocation(row)
-                self.cleared[row.id] = row.workload
+            elif row is not before[row.id] and row.desired is Desired.REMOVE and self._clear(row):
                 continue
             elif row is not before[row.id]:
                 self.batch.update_allocation(row)
@@ -132,11 +120,17 @@ class _Desk:
         self._follow(record, step)
         return True
 
-    def clear_forgotten(self, tables: Tables) -> None:
-        """A forgotten node's own row goes with the last allocation that refers to it."""
-        for node, how in sorted(self.forgotten.items()) if self.cleared else ():
-            if how != RELEASED and all(a.id in self.cleared for a in tables.allocations_on(node)):
-                self.batch.nodes.delete(node)
+    def _clear(self, row: Allocation) -> bool:
+        """Whether the row goes at once, since its node can't be told now or, of what it had, nothing more."""
+        node = self.nodes.get(row.node)
+        if node is not None and node.lost_at is None and row.ledger_uid != RELEASED:
+            return False
+        if node is not None and row.ledger_uid != RELEASED:
+            bury(self.batch, row, Reason.NODE_LOST, f"node {row.node} was lost")
+            self.batch.nodes.touch(node.id)
+        self.batch.delete_allocation(row)
+        self.cleared[row.id] = row.workload
+        return True
 
     def _still_there(self, place: Place) -> bool:
         # A node that came back with another ledger since must not be sent a start that names the old one.

@@ -54,6 +54,9 @@ def observed(row: Allocation, seen: ObservedAllocation, *, ledger_uid: str, now:
     )
     if seen.revision == row.revision:
         after = _bound(after)
+    if ended and row.desired is Desired.RUN:
+        # An update that was not accepted is none any more: a ledger that was made anew would take it for a start.
+        after = after.with_(accepted_revision=row.revision)
     return row if after == row else after.with_(observed_at=now)
 
 
