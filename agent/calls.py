@@ -319,7 +319,7 @@ class Calls:
         try:
             if entry is not None:
                 await self.ask_stop(id_, asked)
-            elif self._ledger.was_forgotten(id_) and found is None:
+            elif self._ledger.was_forgotten(id_) and (found is None or found.revision):
                 # Nothing of it will be reported any more, so this is all that a restored database hears of it.
                 return _outcome(stop, wire.ApplyOutcome.ACCEPTED, Reason.FORGOTTEN, "it has ended and was removed")
             else:
@@ -333,7 +333,7 @@ class Calls:
         id_ = removal.allocation_id
         entry = self._ledger.entries.get(id_)
         found = self._observations.get(id_)
-        if entry is None and found is not None and found.origin == fence.cluster_id:
+        if entry is None and found is not None and found.origin == fence.cluster_id and not found.revision:
             # Another ledger's, or its sandbox was slow and came up since: it was stopped, and has to be once more.
             stop = wire.Stop(allocation_id=id_, revision=removal.revision - 1, reason=Reason.STOPPED)
             stopped = await self._stop(stop, fence)

@@ -95,11 +95,11 @@ class Sync:
 
     def kick(self, id_: str) -> None:
         """Its entry has changed, or was forgotten."""
-        if id_ not in self._ledger.entries:
+        if id_ not in self._ledger.entries and id_ not in self._found:
             self._observations.withdraw(id_)
         if (worker := self._workers.get(id_)) is not None:
             worker.kick()
-        elif self._ledger.is_accepted(id_):
+        elif id_ in self._ledger.entries and self._ledger.is_accepted(id_):
             self.start(id_)  # its acceptance failed, and went to the disk with this change
 
     def ids_of(self, id_: str) -> frozenset[str] | None:

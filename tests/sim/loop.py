@@ -97,6 +97,8 @@ class Process:
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     self._context.run(_unwind, task.get_coro())
+                elif not task.cancelled():
+                    task.exception()  # whoever was to take it is dead, too
 
 
 class _Dead(BaseException):

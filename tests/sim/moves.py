@@ -167,7 +167,7 @@ def fill_disk(world: World, draw: Draw) -> None:
 
 
 def end_container(world: World, draw: Draw) -> None:
-    code, reason = draw.one_of(((1, ""), (0, ""), (255, "Unknown")))
+    code, reason = draw.one_of(((1, ""), (0, ""), (137, "OOMKilled"), (255, "Unknown")))
     world.end_container(draw.one_of(tuple(world.nodes)), draw.number(0, 5), exit_code=code, reason=reason)
 
 
@@ -220,10 +220,11 @@ MOVES: dict[Move, int] = {
     end_sandbox: 2,
     wipe_runtime: 1,
     weather: 5,
+    back_up: 2,
+    restore: 1,
+    confirm: 2,
 }
 """Each with how often it is made, in proportion."""
-RESTORES: dict[Move, int] = {back_up: 2, restore: 1, confirm: 2}
-"""Made by `make soak` besides: several in a row can leave what people can't foresee."""
 
 
 def _callers(world: World) -> tuple[str, ...]:
@@ -234,7 +235,7 @@ def _sides(world: World) -> tuple[str, ...]:
     return (*world.controllers, *world.nodes, *(f"runtime {n}" for n in world.nodes))
 
 
-_TABLE: tuple[Move, ...] = tuple(move for move, weight in {**MOVES, **RESTORES}.items() for _ in range(weight))
+_TABLE: tuple[Move, ...] = tuple(move for move, weight in MOVES.items() for _ in range(weight))
 
 
 def play(world: World, seed: int, steps: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from controller.store.contract import StoreError, Unavailable, Write
 from kakuri.client import ServerUnreachable
-from kakuri.model import Workload, WorkloadSpec
+from kakuri.model import RestartPolicy, Workload, WorkloadSpec
 from sim.controllers import ANSWER_S, Controller, request
 
 
@@ -25,6 +25,8 @@ class Want:
 class People:
     def __init__(self, world: Any) -> None:
         self.wants: dict[str, Want] = {}
+        self.jobs: set[str] = set()
+        """Workloads, by uid, that had another restart policy than Always at some time."""
         self.answer: Any = None
         """What the last request that was accepted was answered."""
         self._world = world
@@ -109,4 +111,6 @@ class People:
         before = self.wants.get(id_)
         if before is not None and before.uid == want.uid and before.spec is not None and want.spec is not None:
             self._world.witness.forgive(id_, range(want.spec.replicas, before.spec.replicas))
+        if want.spec is not None and want.spec.restart_policy is not RestartPolicy.ALWAYS:
+            self.jobs.add(want.uid)
         self.wants[id_] = want

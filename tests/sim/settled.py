@@ -7,7 +7,7 @@ from typing import Any
 
 from controller.plan.reconcile import plan
 from cri.v1 import runtime_pb2 as pb
-from kakuri.model import Desired, RestartPolicy, State
+from kakuri.model import Allocation, Desired, Reason, RestartPolicy, State, WorkloadSpec
 from kakuri.selector import Selector
 from sim.people import Want
 
@@ -15,8 +15,9 @@ WITHIN_S = 2000.0
 """After all is healed. The longest wait of the product is five minutes, and one may follow another."""
 QUIET_S = 70.0
 """How long a settled world is watched: two sweeps."""
-CLEARS_WITHIN_S = 40.0
-"""By then no call is under way any more that something went wrong with before all was healed: the longest deadline."""
+CLEARS_WITHIN_S = 140.0
+"""By then no call is under way any more that something went wrong with before all was healed, and another was made in
+its place: a listing of a runtime has the longest deadline, 120 s."""
 LOOK_S = 15.0
 
 
@@ -90,13 +91,12 @@ def _wrong_slots(world: Any, id_: str, want: Want) -> list[str]:
         if newest is None:
             wrong.append(f"{id_}.{number} has no allocation")
         elif newest.spec_hash != want.spec.replacing_hash():
-            if newest.desired is Desired.RUN and any(
-                r.spec_hash == want.spec.replacing_hash() and r.state is State.FAILED for r in rows
-            ):
+            failed = any(r.spec_hash == want.spec.replacing_hash() and r.state is State.FAILED for r in rows)
+            if failed and (newest.desired is Desired.RUN or _is_over(newest, want.spec)):
                 continue  # a change whose first slots came to nothing pauses
             wrong.append(f"{newest.id} has an earlier spec")
-        elif newest.id in world.witness.brought_back and newest.state.ended and newest.released:
-            continue  # it ended under a spec that the database has lost
+        elif run is None and newest.released and want.uid in world.people.jobs and _ended_as_a_job(world, newest):
+            continue
         elif run is None and want.spec.restart_policy is RestartPolicy.ALWAYS:
             wrong.append(f"{id_}.{number} does not run ({newest.id} {newest.state}/{newest.reason})")
         elif run is None and not (newest.state.ended and newest.released):
@@ -109,6 +109,17 @@ def _wrong_slots(world: Any, id_: str, want: Want) -> list[str]:
     wrong += [f"{r.id} has ended, and something of it is left" for r in rows if r.state.ended and not r.released]
     wrong += [f"{r.id} has not accepted {r.desired}" for r in rows if r.accepted_revision < r.revision]
     return wrong
+
+
+def _ended_as_a_job(world: Any, row: Allocation) -> bool:
+    """Of itself before its workload was changed to go on always, or under a spec that a restored database has lost."""
+    return row.id in world.witness.brought_back or (row.desired is Desired.RUN and row.started_once)
+
+
+def _is_over(row: Allocation, spec: WorkloadSpec) -> bool:
+    """It was stopped, but no change did it: it may have run, and what runs once is not made up for."""
+    no_change = Reason.NODE_LOST in {row.reason, row.desired_reason} or row.desired_reason == Reason.DRAINED
+    return no_change and row.state.ended and row.released and spec.restart_policy is RestartPolicy.NEVER
 
 
 def _left_over(world: Any) -> list[str]:

@@ -5,6 +5,7 @@ One rule: a commit in memory is told to the witness before anybody else learns o
 """
 
 import asyncio
+import atexit
 import functools
 import shutil
 import tempfile
@@ -185,7 +186,9 @@ class Files:
 @functools.cache
 def _template() -> tuple[Path, str]:
     """A file at the present schema: migrations are not what these tests are about."""
-    path = Path(tempfile.mkdtemp(prefix="kakuri-sim-")) / "template.db"
+    folder = Path(tempfile.mkdtemp(prefix="kakuri-sim-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "template.db"
 
     async def make() -> str:
         store = await open_store(f"sqlite:///{path}")

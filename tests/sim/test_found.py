@@ -21,6 +21,7 @@ from controller.store.rules.transitions import observed
 from kakuri.agentapi.v1 import agent_pb2 as wire
 from kakuri.model import Desired, RestartPolicy, State
 from sim.controllers import StorePort
+from sim.seams import patched
 from sim.world import World
 from support.agents import WEB, Agent, start_of, stop_of
 from support.steps import ENTRY
@@ -140,3 +141,70 @@ def test_what_is_still_told_of_has_not_accepted_its_removal() -> None:
     assert (
         observed(an_allocation(revision=4, accepted_revision=1), told, ledger_uid="l", now=NOW).accepted_revision == 4
     )
+
+
+def test_what_a_paused_change_left_behind_and_is_lost_then_is_not_waited_for() -> None:
+    with World(None, nodes=2) as world:
+        world.put("api", replicas=2, restart_policy="Never", env={"KAKURI_FAKE": "exit 0 after 600"})
+        world.wait(10.0)
+        world.put("api", replicas=2, restart_policy="Never", env={"KAKURI_FAKE": "exit 3"})
+        world.wait(60.0)
+        (left,) = world.witness.live.values()
+        world.lose_ledger(left.node)
+        world.finish()
+        assert world.witness.rows[left.allocation].desired_reason == "NodeLost"
+
+
+def test_a_restore_is_not_confirmed_before_a_node_that_joined_later_could_register() -> None:
+    with World(None, nodes=2) as world:
+        world.cordon("n2")
+        world.forget("n1")
+        world.put("api", replicas=1)
+        world.back_up()
+        world.wait(60.0)
+        assert world.witness.live["api", 0].node == "n1", "which the backup does not know"
+        world.restore()
+        world.uncordon("n2")
+        began = world.loop.time()
+        world.wait(3.0)
+        assert _confirm(world, served_s=world.loop.time() - began) == "refused"
+        world.wait(60.0)
+        assert _confirm(world, served_s=world.loop.time() - began) == "accepted"
+        world.finish()
+
+
+def _confirm(world: World, served_s: float) -> str:
+    def confirm(controller: Any) -> Any:
+        return controller.store.confirm_restore(served_s=served_s, now=controller.clock.now())
+
+    with patched(world):
+        return world.people.ask(confirm, kick=lambda c: c.driver.nodes())
+
+
+async def test_a_removal_of_what_is_found_stops_it_first(agent: Agent) -> None:
+    found = wire.AllocationStatus(allocation_id=WEB, workload_id="web", origin=agent.fence.cluster_id, state="Pending")
+    agent.observations.publish(found)
+    removal = wire.Remove(allocation_id=WEB, revision=3)
+    assert [o.result for o in await agent.apply(removal)] == [wire.ApplyOutcome.BUSY]
+    await agent.until_released(WEB)
+    assert [o.result for o in await agent.apply(removal)] == [wire.ApplyOutcome.ACCEPTED]
+
+
+def test_an_update_of_what_has_ended_meanwhile_is_not_sent_as_a_start_to_a_new_ledger() -> None:
+    row = an_allocation(revision=4, accepted_revision=3, state=State.RUNNING)
+    told = ObservedAllocation(row.id, "web", 0, "c", revision=3, state="Failed", reason="NodeLost", released=True)
+    after = observed(row, told, ledger_uid="l", now=NOW)
+    assert (after.desired, after.released, after.accepted_revision) == (Desired.RUN, True, 4)
+
+
+def test_what_a_new_ledger_finds_is_told_of_though_the_lease_still_names_it() -> None:
+    with World(None, nodes=1, controllers=1) as world:
+        world.put("api", on_disconnect="replace")
+        world.wait(5.0)
+        (runs,) = world.witness.live.values()
+        world.crash("c1", down_s=60.0)  # nobody stops what is found
+        world.lose_ledger("n1", down_s=1.0)
+        world.wait(2.0)
+        calls = world.nodes["n1"].calls
+        assert calls is not None
+        assert calls._observations.get(runs.allocation) is not None

@@ -54,6 +54,8 @@ class Witness:
     """Allocations that have ended for good, and how anybody can know."""
     done: dict[tuple[Slot, str], Run] = field(default_factory=dict)
     """Jobs that were over by themselves: slot and spec."""
+    end_unknown: set[str] = field(default_factory=set)
+    """Containers that somebody removed: how they ended may be known to nobody."""
     ends: dict[tuple[str, str], tuple[str, str, int | None]] = field(default_factory=dict)
     """What agents told of ends: by ledger and allocation."""
     forgotten: set[tuple[str, str]] = field(default_factory=set)
@@ -135,8 +137,11 @@ class Witness:
                 if other.slot == run.slot and other.ended_at is None:
                     self.live[run.slot] = other  # it ran beside one that was given up
         row = self.rows.get(run.allocation)
-        if row is None or run.exit_code in {137, 143}:
+        if row is None or run.exit_code in {137, 143} or run.allocation in self.given_up:
             return
+        want = self.world.people.wants.get(run.slot[0])
+        if want is not None and (want.spec is None or run.slot[1] >= want.spec.replicas):
+            return  # a person has taken the slot away: what comes again there is a new job
         # What its agent does not know yet of the policy counts for nothing.
         if row.accepted_revision == row.revision and _runs_once(row, run.exit_code, same=True):
             self.done[run.slot, run.spec] = run
@@ -144,6 +149,7 @@ class Witness:
     def wiped(self, node: str) -> None:
         """What a runtime does not have any more is not known to have ended well: under OnFailure it is run again."""
         self.done = {key: run for key, run in self.done.items() if run.node != node or self._is_once(run)}
+        self.end_unknown |= {id_ for id_, run in self.runs.items() if run.node == node}
 
     def _is_once(self, run: Run) -> bool:
         row = self.rows.get(run.allocation)
@@ -271,6 +277,8 @@ class Witness:
             row = self.rows.get(run.allocation)
             over = self.done.get((run.slot, run.spec)) is run
             if not over or row is None or not row.state.ended or run.node in self.lost_ledgers:
+                continue
+            if row.exit_code is None and run.container in self.end_unknown:
                 continue
             if run.exit_code not in {255, row.exit_code} and row.restarts == 0:
                 self.broken(f"{run} ended with {run.exit_code}, and the database says {row.exit_code} ({row.reason})")

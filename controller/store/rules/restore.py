@@ -3,6 +3,7 @@
 One rule: until a person has confirmed it nothing is ended, lost or started for its sake; it is only compared.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime
@@ -12,6 +13,11 @@ from controller.store.batch import Adopt, Batch, Confirm
 from controller.store.contract import Held, Hold, Missing, NotFound
 from controller.store.tables import Tables
 from kakuri.model import Allocation, Desired, EventDraft, EventType, Reason, Tombstone
+
+REGISTERED_WITHIN_S = 60.0
+"""By then every agent that can reach a controller has registered (every 30 s at the least, see agent/register.py), so a
+node that joined after the backup is known again, and waited for. Shorter, and what runs there is placed a second time;
+longer, and all stands still for as long."""
 
 
 def adopt(tables: Tables, *, epoch: int, resource_version: int, now: datetime) -> tuple[None, Batch]:
@@ -35,11 +41,16 @@ def hold(tables: Tables) -> Hold | None:
     )
 
 
-def confirm(tables: Tables, *, without: Collection[str], now: datetime) -> tuple[None, Batch]:
+def confirm(tables: Tables, *, without: Collection[str], served_s: float, now: datetime) -> tuple[None, Batch]:
     batch = Batch(now)
     held = hold(tables)
     if held is None:
         raise NotFound("no restored database waits to be confirmed")
+    if (left_s := wait_s(served_s)) > 0:
+        raise Held(
+            f"a node that joined after the backup is known only when its agent has registered again: wait {left_s} s, "
+            "or confirm at once (--now) if there is none: what one has besides may run twice until it is read"
+        )
     if waited_for := sorted(set(held.unread) - set(without)):
         shown = ", ".join(waited_for[:5]) + (f" and {len(waited_for) - 5} more" if len(waited_for) > 5 else "")
         raise Held(
@@ -54,6 +65,11 @@ def confirm(tables: Tables, *, without: Collection[str], now: datetime) -> tuple
         if unknown or missing:
             batch.tell(_confirmed(node, unknown, missing))
     return None, batch
+
+
+def wait_s(served_s: float) -> int:
+    """How long a confirmation waits, when agents could register for so long already."""
+    return math.ceil(max(0.0, REGISTERED_WITHIN_S - served_s))
 
 
 def seen(row: Allocation, said: ObservedAllocation, *, now: datetime) -> Allocation:
