@@ -22,7 +22,7 @@ from agent.private_runtime import DetachedProgram, Runtime, RuntimeUnavailable, 
 from agent.remains import clear_remains
 from agent.shims import note_ends
 from cri.client import CriClient
-from cri.errors import CriError
+from cri.errors import CriError, RuntimeFailed
 from kakuri.log import get_logger
 
 _STOP_GRACE_S = 10.0
@@ -88,6 +88,7 @@ class PrivateContainerd:
             unavailable=found.unavailable,
             cgroup_parent=self.places.cgroup,
             notes=Notes(self.places.notes, frozenset(h.name for h in found.handlers if h.is_wrapped(self.places))),
+            end_task=self._end_task,
         )
 
     async def stop(self) -> None:
@@ -177,6 +178,14 @@ class PrivateContainerd:
             if archive == self.places.images / PAUSE_ARCHIVE:
                 raise RuntimeUnavailable(f"{archive}: the pause image can't be imported: {why}") from error
             _log.error("image not imported", archive=str(archive), error=why)
+
+    async def _end_task(self, container_id: str) -> None:
+        """Containerd 1.7 may give up a start in its middle and leave the task, which CRI then knows nothing of."""
+        try:
+            await self._run_ctr("tasks", "delete", "--force", container_id)
+        except (ImageError, TimeoutError, OSError) as error:
+            raise RuntimeFailed(f"what is left of a start can't be ended: {error}") from error
+        _log.info("task left by a start ended", container=container_id)
 
     async def _run_ctr(self, *arguments: str) -> None:
         ctr = find_program("ctr")

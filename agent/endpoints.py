@@ -3,7 +3,7 @@
 One rule: an allocation lives in one runtime, found by its handler; what the ledger doesn't know may be in any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from agent import fencer
@@ -20,6 +20,8 @@ from cri.convert import (
 )
 from cri.errors import Unavailable
 
+EndTask = Callable[[str], Awaitable[None]]
+"""Ends what a runtime still has of a container that it says has ended. Raises RuntimeFailed."""
 ZONES = "edera"
 """The handler whose sandboxes are virtual machines beside this host's."""
 
@@ -33,6 +35,8 @@ class Endpoint:
     cgroup_parent: str = ""
     notes: Notes | None = None
     """What is on record of its containers apart from the runtime."""
+    end_task: EndTask | None = None
+    """For a runtime that is ours alone; none for others'."""
 
 
 @dataclass(frozen=True)

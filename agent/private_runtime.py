@@ -18,6 +18,7 @@ from typing import Literal, NoReturn, Protocol
 
 import psutil
 
+from agent.endpoints import EndTask
 from agent.files import put_file
 from agent.notes import Notes
 from cri.client import CriClient
@@ -58,6 +59,7 @@ class Runtime:
     """Give this to each sandbox, so that its cgroups are under one of this runtime."""
     notes: Notes | None = None
     """What is on record of its containers apart from the runtime."""
+    end_task: EndTask | None = None
 
 
 class PrivateRuntime(Protocol):

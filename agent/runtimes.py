@@ -58,6 +58,7 @@ async def find_runtimes(settings: Settings, state_dir: Path) -> AsyncIterator[Fo
             runtime.kind == "fake",
             cgroup_parent=runtime.cgroup_parent,
             notes=runtime.notes,
+            end_task=runtime.end_task,
         )
         yield Found(runtime.kind, Endpoints([endpoint]), runtime.unavailable, private, runtime)
 

@@ -17,6 +17,9 @@ from cri.client import CriClient
 from cri.convert import ObservedContainer, ObservedSandbox, observed_container, observed_sandbox
 from cri.errors import RuntimeFailed
 
+TASK_LEFT = "cannot delete running task"
+"""containerd's words for a container that has ended for CRI while a process of it may be there."""
+
 
 class Sight:
     """Each method raises CriError, and then what was seen before stands."""
@@ -52,6 +55,18 @@ class Sight:
         self.seen = self._noted(entry, self.seen.with_container(container, inspected=True))
         if container.state == "exited" and self.seen.sandbox(sandbox_id) is not None:
             self.seen = self.seen.suspected(sandbox_id)
+
+    async def remove_container(self, entry: Entry, id_: str) -> None:
+        """The runtime has it no more, nor anything of it that it had forgotten."""
+        client = self.home(entry, id_)
+        try:
+            await client.remove_container(id_)
+        except RuntimeFailed as error:
+            endpoint = next(e for e in self._endpoints.all if e.client is client)
+            if endpoint.end_task is None or TASK_LEFT not in error.message:
+                raise
+            await endpoint.end_task(id_)
+            await client.remove_container(id_)
 
     def home(self, entry: Entry, id_: str) -> CriClient:
         """The runtime that has this sandbox or container of it."""

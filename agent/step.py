@@ -67,6 +67,7 @@ _CUT_OFF_WORDS = (
     *_HUNG_UP_WORDS,
     "already has a filestore file",  # runsc's, of what an earlier start of this container left
     "its start had begun before",  # our wrappers', agent/noting_wrapper.py
+    "unable to copy pipes",  # a shim\'s, of pipes that went with the containerd before
 )
 _LEFT_BY_A_START = ("failed to start shim: mkdir", "file exists")  # containerd's, of one that it was killed in
 _AT_CREATION = "failed to create"

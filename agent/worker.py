@@ -217,7 +217,7 @@ class Worker:
                 await self._stop_container(entry, action)
             case RemoveContainer():
                 ran = self._sight.may_run(action.id)
-                await self._sight.home(entry, action.id).remove_container(action.id)
+                await self._sight.remove_container(entry, action.id)
                 await self._see_removed(entry, action.id, ran)
             case StopSandbox():
                 ran = self._sight.may_run(action.id)

@@ -77,8 +77,14 @@ class Node:
 
     def life(self) -> AbstractAsyncContextManager[Agent]:
         def endpoint(cri: CriClient) -> Endpoint:
-            parent, notes = self.runtime.cgroup_parent, self.runtime.notes
-            return Endpoint(cri, self.runtime.handlers, cgroup_parent=parent, notes=notes)
+            runtime = self.runtime
+            return Endpoint(
+                cri,
+                runtime.handlers,
+                cgroup_parent=runtime.cgroup_parent,
+                notes=runtime.notes,
+                end_task=runtime.end_task,
+            )
 
         return living_agent(self.folder, [self.runtime.endpoint], self.clock, endpoint=endpoint)
 

@@ -322,6 +322,9 @@ BEGUN, UNBEGUN = {"c0": True}, {"c0": False}
 NOT_STARTED = "failed to start containerd task: context canceled: unknown"
 FILESTORE = "failed to create containerd task: mount source already has a filestore file at x"
 BUNDLE = "failed to create containerd task: failed to start shim: mkdir /run/x/v2.task/k8s.io/c0: file exists: unknown"
+PIPES = (
+    "failed to create shim task: failed to start io pipe copy: unable to copy pipes: containerd-shim: opening file x"
+)
 REFUSED_AGAIN = "failed to start containerd task: its start had begun before, and it is not started twice"
 
 
@@ -358,6 +361,7 @@ def died(message: str) -> Seen:
         ),
         pytest.param(replace(died(FILESTORE), begun=UNBEGUN), READY, True, id="gVisor was there before, not its start"),
         pytest.param(replace(died(BUNDLE), begun=UNBEGUN), READY, True, id="a shim was being started before"),
+        pytest.param(replace(died(PIPES), begun=UNBEGUN), READY, True, id="its pipes went with the runtime before"),
         pytest.param(died(BUNDLE), READY, False, id="a shim was being started before, and starts are not noted"),
         pytest.param(died(FILESTORE), READY, False, id="gVisor was there before, and starts are not noted"),
         pytest.param(replace(died(REFUSED_AGAIN), begun=BEGUN), READY, False, id="the wrapper refused a second start"),
