@@ -45,7 +45,8 @@ demo: setup ## kakuri with its examples, until Ctrl-C; with DEMO_EXIT=1 until al
 test: setup test-packages ## lint, types, import contracts and all tests
 	@$(MAKE) --no-print-directory lint
 # By file, in order: those of a file share what it starts, and the slow ones come first.
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+# One worker more than there are cores, since much of a test is waiting.
+	$(BIN)/pytest -n $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) proto-check ## only lint, types, import contracts and generated code

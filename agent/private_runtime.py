@@ -59,7 +59,7 @@ class Runtime:
     """Give this to each sandbox, so that its cgroups are under one of this runtime."""
     notes: Notes | None = None
     """What is on record of its containers apart from the runtime."""
-    end_task: EndTask | None = None
+    end_task: EndTask | None = field(default=None, compare=False)
 
 
 class PrivateRuntime(Protocol):

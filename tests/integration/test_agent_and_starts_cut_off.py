@@ -36,8 +36,14 @@ class Node:
         """Of an agent; the end of the block is a kill."""
 
         def endpoint(client: CriClient) -> Endpoint:
-            parent, notes = self.runtime.cgroup_parent, self.runtime.notes
-            return Endpoint(client, self.runtime.handlers, cgroup_parent=parent, notes=notes)
+            runtime = self.runtime
+            return Endpoint(
+                client,
+                runtime.handlers,
+                cgroup_parent=runtime.cgroup_parent,
+                notes=runtime.notes,
+                end_task=runtime.end_task,
+            )
 
         return living_agent(self.folder, [self.runtime.endpoint], self.clock, endpoint=endpoint)
 
@@ -86,7 +92,7 @@ async def test_a_job_whose_start_was_cut_off_by_the_agents_death_runs_at_most_on
         await until_starting(agent, after_s)
     async with node.life() as agent:
         ended = await agent.until(JOB, lambda s: s.state in {"Succeeded", "Failed"})
-        assert_told_truly(node, ended)
+        assert_told_truly(node, ended, heard=True)
 
 
 @pytest.mark.parametrize("after_s", [0.02, 0.12], ids=["as it is created", "as it is started"])
@@ -124,9 +130,10 @@ async def test_a_job_whose_start_was_cut_off_by_the_death_of_both_runs_at_most_o
         assert_told_truly(node, ended)
 
 
-def assert_told_truly(node: Node, ended: wire.AllocationStatus) -> None:
+def assert_told_truly(node: Node, ended: wire.AllocationStatus, *, heard: bool = False) -> None:
+    """heard: containerd lived all the while. What a job says while it is down is lost, though the job has run."""
     if ended.state == "Succeeded":
-        assert node.runs == 1
+        assert node.runs == 1 if heard else node.runs <= 1
     else:
         assert (ended.reason, ended.HasField("exit_code")) == ("Error", False)
         assert "it may have run" in ended.message

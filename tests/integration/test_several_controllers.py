@@ -77,7 +77,7 @@ def test_a_leader_that_was_stopped_finds_another_when_it_wakes_and_does_nothing(
 
 def test_an_agent_that_is_told_of_all_registers_with_whichever_lives(cluster: Make, postgres_url: str) -> None:
     world = cluster(postgres_url)
-    dead, alive = world.controller(), world.controller()
+    alive, dead = world.controller(), world.controller()  # the first leads
     dead.kill()
 
     world.agent("n1", servers=[alive, dead])
