@@ -74,7 +74,9 @@ async def test_a_host_port_answers_on_loopback_and_is_free_after(
 async def test_a_container_with_an_init_ends_at_once_when_stopped(
     containerd: RunningContainerd, client: CriClient, handler: str, tmp_path: Path
 ) -> None:
-    pod = await run_pod(client, handler, DEMO_IMAGE, logs=tmp_path, args=["sleep", "3600"])
+    says_up = ["sh", "-c", "echo UP; exec sleep 3600"]
+    pod = await run_pod(client, handler, DEMO_IMAGE, logs=tmp_path, args=says_up)
+    await _until(lambda: "UP" in pod.output())  # before that its init may not listen to signals yet
     async with asyncio.timeout(10):
         await client.stop_container(pod.container_id, 30)
     # A second stop finds it ended, which is success.
@@ -86,7 +88,9 @@ async def test_a_container_with_an_init_ends_at_once_when_stopped(
 async def test_a_container_that_ignores_its_stop_is_killed_after_the_grace(
     containerd: RunningContainerd, client: CriClient, handler: str, tmp_path: Path
 ) -> None:
-    pod = await run_pod(client, handler, DEMO_IMAGE, logs=tmp_path, command=["sh", "-c", "trap '' TERM; sleep 3600"])
+    ignores = ["sh", "-c", "trap '' TERM; echo UP; sleep 3600"]
+    pod = await run_pod(client, handler, DEMO_IMAGE, logs=tmp_path, command=ignores)
+    await _until(lambda: "UP" in pod.output())
     async with asyncio.timeout(20):
         await client.stop_container(pod.container_id, 1)
     assert (await pod.status()).exit_code == 137
@@ -218,7 +222,7 @@ async def _fetch(url: str) -> str:
 
 
 async def _until(predicate: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not predicate():
             await asyncio.sleep(0.05)
 
