@@ -70,6 +70,7 @@ _CUT_OFF_WORDS = (
     "unable to copy pipes",  # a shim\'s, of pipes that went with the containerd before
 )
 _LEFT_BY_A_START = ("failed to start shim: mkdir", "file exists")  # containerd's, of one that it was killed in
+_SHIM_GONE = "failed to create TTRPC connection"  # containerd's, of a sandbox that is just dying
 _AT_CREATION = "failed to create"
 SIGNALLED = frozenset({137, 143})
 """Killed and terminated: the exit codes of the signals that a stop sends."""
@@ -303,7 +304,7 @@ def _exit_of(seen: Seen, container: ObservedContainer, now_ns: int, *, sandbox_a
         reason = Reason.OOM_KILLED
     elif code == 0:
         reason = Reason.COMPLETED
-    elif not sandbox_alive:
+    elif not sandbox_alive or (not ran and _SHIM_GONE in message):
         reason, message = Reason.SANDBOX_FAILED, message or "its sandbox died"
     elif not ran:
         reason = Reason.START_ERROR

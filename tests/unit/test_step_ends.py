@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agent.action import CreateContainer, ProbePorts, Record, RunSandbox, StartContainer, Wait
-from agent.entry import AttemptOver, Ended, Entry, InPlace, StopAsked
+from agent.entry import AttemptOver, Ended, Entry, Exit, InPlace, StopAsked
 from agent.progress import SECOND, START_BOUND_S, Outcome, Progress, after_failure
 from agent.seen import Seen
 from agent.step import step
@@ -402,3 +402,13 @@ def test_a_start_that_is_under_way_is_never_an_error_of_the_workload() -> None:
     assert isinstance(wanted, Record)
     assert isinstance(wanted.change, Ended)
     assert "it may have run" in wanted.change.end.message
+
+
+def test_an_attempt_that_was_born_into_a_dying_sandbox_is_no_second_crash() -> None:
+    gone = "failed to start shim: start failed: failed to create TTRPC connection: dial unix x: no such file"
+    entry = replace(under(ALWAYS), attempt=1, crashes=1, last=Exit(137, "Error", "", NOW - SECOND, NOW))
+    born = replace(exited(128, ran_s=0, message=gone), id="c1", attempt=1)
+    found = step(entry, has(sandbox(), born), READY, NOW)
+    assert isinstance(found, Record)
+    assert isinstance(found.change, AttemptOver)
+    assert (found.change.exit.reason, found.change.crashes, found.change.not_before_ns) == ("SandboxFailed", 1, NOW)
