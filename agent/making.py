@@ -1,44 +1,18 @@
-"""What all workers of a node work with, and the making of an allocation's sandbox and containers.
+"""The making of an allocation's sandbox and containers.
 
 One rule: what is made is told as the runtime answered; whether it is as it should be is asked of its status.
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from agent import logs
 from agent.action import CreateContainer
-from agent.clock import Clock
-from agent.endpoints import Endpoint, Endpoints
+from agent.endpoints import Endpoint
 from agent.entry import Entry
-from agent.gate import Gate
-from agent.ledger import Ledger
-from agent.node_lease import NodeLease
-from agent.observations import Observations
-from agent.pulls import Pulls
+from agent.means import Means
 from cri.convert import ObservedContainer, ObservedSandbox, container_config, sandbox_config
 from cri.v1 import runtime_pb2 as pb
-from kakuri.log import OncePer
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What all workers of a node work with."""
-
-    ledger: Ledger
-    observations: Observations
-    endpoints: Endpoints
-    pulls: Pulls
-    gate: Gate
-    lease: NodeLease
-    clock: Clock
-    logs: Path
-    """One folder an allocation."""
-    once: OncePer
-    closing: asyncio.Event
-    """The agent ends: nothing new is begun."""
 
 
 async def make_sandbox(means: Means, entry: Entry) -> ObservedSandbox:

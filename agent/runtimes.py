@@ -52,15 +52,20 @@ async def find_runtimes(settings: Settings, state_dir: Path) -> AsyncIterator[Fo
             return
         private = private_runtime(settings, state_dir)
         runtime = await private.start()
-        endpoint = Endpoint(
-            connect(runtime.endpoint),
-            runtime.handlers,
-            runtime.kind == "fake",
-            cgroup_parent=runtime.cgroup_parent,
-            notes=runtime.notes,
-            end_task=runtime.end_task,
-        )
+        endpoint = endpoint_of(runtime, connect(runtime.endpoint))
         yield Found(runtime.kind, Endpoints([endpoint]), runtime.unavailable, private, runtime)
+
+
+def endpoint_of(runtime: Runtime, client: CriClient) -> Endpoint:
+    """What workers use of a runtime that is ours alone."""
+    return Endpoint(
+        client,
+        runtime.handlers,
+        runtime.kind == "fake",
+        cgroup_parent=runtime.cgroup_parent,
+        notes=runtime.notes,
+        end_task=runtime.end_task,
+    )
 
 
 def private_runtime(settings: Settings, state_dir: Path) -> PrivateRuntime:

@@ -15,7 +15,7 @@ from agent.clock import Clock
 from agent.endpoints import Endpoint, Endpoints, Listing, list_ours
 from agent.gate import Gate
 from agent.ledger import Ledger
-from agent.making import Means
+from agent.means import Means
 from agent.node_lease import NodeLease
 from agent.observations import Observations
 from agent.progress import SECOND, SETTLE_S

@@ -31,7 +31,8 @@ from agent.endpoints import Listing
 from agent.entry import Ended, Entry
 from agent.gate import Turn
 from agent.ledger import LedgerUnwritable
-from agent.making import Means, make_container, make_sandbox
+from agent.making import make_container, make_sandbox
+from agent.means import Means
 from agent.node_lease import Unleased
 from agent.ports import find_conflict
 from agent.progress import SECOND, Outcome, Progress, after_failure, after_success, beginning, settled

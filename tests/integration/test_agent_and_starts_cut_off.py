@@ -15,6 +15,7 @@ from agent.containerd import PrivateContainerd
 from agent.endpoints import Endpoint
 from agent.oci import DEMO_IMAGE
 from agent.private_runtime import Runtime
+from agent.runtimes import endpoint_of
 from cri.client import CriClient
 from kakuri.agentapi.v1 import agent_pb2 as wire
 from support.agents import JOB, Agent, SkippingClock, living_agent, start_of, stop_of
@@ -36,14 +37,7 @@ class Node:
         """Of an agent; the end of the block is a kill."""
 
         def endpoint(client: CriClient) -> Endpoint:
-            runtime = self.runtime
-            return Endpoint(
-                client,
-                runtime.handlers,
-                cgroup_parent=runtime.cgroup_parent,
-                notes=runtime.notes,
-                end_task=runtime.end_task,
-            )
+            return endpoint_of(self.runtime, client)
 
         return living_agent(self.folder, [self.runtime.endpoint], self.clock, endpoint=endpoint)
 

@@ -23,6 +23,7 @@ from agent.endpoints import Endpoint
 from agent.oci import DEMO_IMAGE
 from agent.prerequisites import can_run
 from agent.private_runtime import Runtime
+from agent.runtimes import endpoint_of
 from cri.client import CriClient
 from cri.errors import DeadlineExceeded
 from support.agents import (
@@ -76,15 +77,8 @@ class Node:
     most_at_once: int = 0
 
     def life(self) -> AbstractAsyncContextManager[Agent]:
-        def endpoint(cri: CriClient) -> Endpoint:
-            runtime = self.runtime
-            return Endpoint(
-                cri,
-                runtime.handlers,
-                cgroup_parent=runtime.cgroup_parent,
-                notes=runtime.notes,
-                end_task=runtime.end_task,
-            )
+        def endpoint(client: CriClient) -> Endpoint:
+            return endpoint_of(self.runtime, client)
 
         return living_agent(self.folder, [self.runtime.endpoint], self.clock, endpoint=endpoint)
 

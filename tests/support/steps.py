@@ -8,6 +8,7 @@ from agent.entry import Entry, Exit, InPlace, StopAsked
 from agent.progress import SECOND, Outcome, Progress, after_failure
 from agent.seen import Seen
 from cri.convert import ContainerWish, ObservedContainer, ObservedSandbox, PortWish
+from kakuri.model import RestartPolicy
 
 NOW = 1_800_000_000 * SECOND
 WISH = ContainerWish(
@@ -27,6 +28,14 @@ CLEARED = replace(ENTRY, cleared=True)
 NEW = Seen(looked_at_ns=NOW)
 READY = Progress(image_ready=True)
 STOP = StopAsked(2, "Deleted", 3)
+
+
+ALWAYS, ON_FAILURE, NEVER = RestartPolicy.ALWAYS, RestartPolicy.ON_FAILURE, RestartPolicy.NEVER
+
+
+def under(policy: RestartPolicy, limit: int = -1, **changes: Any) -> Entry:
+    """Its container may have run, under this restart policy."""
+    return replace(CLEARED, in_place=InPlace(policy, limit, 7), **changes)
 
 
 def sandbox(*, ready: bool = True, handler: str = "runc", id_: str = "s1") -> ObservedSandbox:
