@@ -21,7 +21,6 @@ from support.steps import ENTRY, NOW
 REPLACE = InPlace(on_disconnect=OnDisconnect.REPLACE, grace_s=60)
 BOUND = replace(ENTRY, in_place=REPLACE)
 IDS = frozenset({"s" * 64, "c" * 64})
-T = 1_000 * SECOND
 
 
 class Node:
