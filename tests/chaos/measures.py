@@ -5,6 +5,7 @@ One rule: a figure is what was measured, also when it is over its bound; the cal
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -140,7 +141,8 @@ def _is_native_service(allocation: dict[str, Any]) -> bool:
 
 def _kill_container(cell: Cell, allocation: dict[str, Any]) -> None:
     for pid in cgroups.read_pids(cell.nodes[allocation["node"]].places, allocation["container_id"]):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # its init takes the others with it
+            os.kill(pid, signal.SIGKILL)
 
 
 async def _now(value: Any) -> Any:
