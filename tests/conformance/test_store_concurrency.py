@@ -189,8 +189,10 @@ async def _following(store: Store) -> AsyncIterator[list[Change]]:
     """All changes from now on, as a watcher gets them."""
     seen: list[Change] = []
 
+    now = await store.resource_version()
+
     async def follow() -> None:
-        at = await store.resource_version()
+        at = now
         while True:
             changes = await store.changes_since(at, limit=7)
             seen.extend(changes)
@@ -200,7 +202,6 @@ async def _following(store: Store) -> AsyncIterator[list[Change]]:
 
     async with asyncio.TaskGroup() as group:
         task = group.create_task(follow())
-        await asyncio.sleep(0)
         yield seen
         task.cancel()
 
